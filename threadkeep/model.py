@@ -1,0 +1,389 @@
+"""The values that every room shares: what a thread is called, what one message is, what a frame's seal says."""
+
+import hashlib
+import json
+import math
+import secrets
+import string
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Self
+from urllib.parse import quote, unquote
+
+from threadkeep.errors import InvalidMessage, InvalidThreadId
+
+JsonObject = dict[str, Any]
+Kind = Literal["system", "user", "assistant", "tool"]
+FlushMode = Literal["checkpoint", "linger", "evict"]
+
+DEFAULT_NAMESPACE: Final = "messages"
+KINDS: Final[tuple[Kind, ...]] = ("system", "user", "assistant", "tool")
+MODES: Final[tuple[FlushMode, ...]] = ("checkpoint", "linger", "evict")
+"""Flush modes, weakest first: seal only; keep a cached copy for a while; leave Redis at once."""
+
+MAX_ENCODED_ID: Final = 240
+"""Bytes of a percent-encoded thread id: with its suffix it fits a 255-byte path segment of any object store."""
+MAX_ENCODED_NAMESPACE: Final = 200
+MAX_MESSAGE_ID: Final = 512
+"""Characters of a message id."""
+MAX_JSON_DEPTH: Final = 100
+SHARDS: Final = 1024
+"""Index shards, and thereby hash tags. Part of the key format: never change it for a deployment that holds threads."""
+
+_BASE62: Final = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ThreadRef:
+    """A thread's address: a namespace (one per tenant or app) and an id in it.
+
+    Any Unicode is allowed; both halves enter keys percent-encoded, so no two threads ever share one.
+
+    Raises:
+        InvalidThreadId: a half is empty, too long once encoded, or holds a lone surrogate or a control character.
+    """
+
+    namespace: str
+    thread_id: str
+
+    def __post_init__(self) -> None:
+        _check_half("namespace", self.namespace, MAX_ENCODED_NAMESPACE)
+        _check_half("thread id", self.thread_id, MAX_ENCODED_ID)
+
+    @classmethod
+    def of(cls, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> Self:
+        return cls(namespace, thread_id)
+
+    @classmethod
+    def from_member(cls, member: str) -> Self:
+        """The thread of an index member, `<namespace>/<id>` with both halves encoded."""
+        namespace, _, thread_id = member.partition("/")
+        return cls(unquote(namespace), unquote(thread_id))
+
+    @property
+    def member(self) -> str:
+        """`<namespace>/<id>`, both percent-encoded: one to one, no slash inside a half."""
+        return f"{encode_segment(self.namespace)}/{encode_segment(self.thread_id)}"
+
+    @property
+    def shard(self) -> int:
+        digest = hashlib.blake2b(self.member.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % SHARDS
+
+    def __str__(self) -> str:
+        return self.thread_id if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}/{self.thread_id}"
+
+
+def encode_segment(text: str) -> str:
+    """Percent-encode all but `A-Za-z0-9_-~` and inner dots, one to one; `.` and `..` never come out bare."""
+    encoded = quote(text, safe="")
+    return encoded.replace(".", "%2E") if encoded.strip(".") == "" else encoded
+
+
+def _check_half(name: str, value: object, limit: int) -> None:
+    if not isinstance(value, str):
+        raise InvalidThreadId(name, repr(value)[:80], f"must be a string, not {type(value).__name__}")
+    if not value:
+        raise InvalidThreadId(name, "''", "must not be empty")
+    shown = ascii(value[:60])
+    for character in value:
+        category = unicodedata.category(character)
+        if category == "Cs":
+            raise InvalidThreadId(name, shown, "must not hold a lone surrogate")
+        if category == "Cc":
+            raise InvalidThreadId(name, shown, f"must not hold a control character (U+{ord(character):04X})")
+    size = len(encode_segment(value))
+    if size > limit:
+        raise InvalidThreadId(name, shown, f"takes {size} bytes once percent-encoded; the limit is {limit}")
+
+
+def fresh_id(length: int = 22) -> str:
+    """A random id of letters and digits; 22 characters carry 130 bits, so no check for a clash is needed."""
+    return "".join(secrets.choice(_BASE62) for _ in range(length))
+
+
+def fresh_mark() -> str:
+    """A random 64-bit mark in hex: a gen, an attempt, a ticket or a lease token."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored message: our envelope around a provider's own JSON.
+
+    Attributes:
+        id: Unique in the thread. Appending the same id with the same content again is a no-op.
+        kind: Who speaks; for routing and filters.
+        body: Exactly what a provider must get back.
+        fmt: The codec that `body` belongs to.
+        meta: About the message (time, model, usage); never sent to a provider.
+    """
+
+    id: str
+    kind: Kind
+    body: Any
+    fmt: str = "plain"
+    meta: JsonObject = field(default_factory=dict)
+
+    def same_as(self, other: "Entry") -> bool:
+        """Whether both say the same; `meta` may differ, since a retry stamps its own time."""
+        return (self.id, self.kind, self.fmt, dump_json(self.body)) == (
+            other.id,
+            other.kind,
+            other.fmt,
+            dump_json(other.body),
+        )
+
+    def to_record(self) -> bytes:
+        """One line of JSON without its newline; the id stands second, where `record_id` finds it unparsed."""
+        return dump_json(
+            {"v": 1, "id": self.id, "kind": self.kind, "fmt": self.fmt, "body": self.body, "meta": self.meta}
+        )
+
+    @classmethod
+    def from_record(cls, record: bytes) -> Self:
+        value = json.loads(record)
+        return cls(value["id"], value["kind"], value["body"], value["fmt"], value.get("meta", {}))
+
+
+def checked_record(entry: Entry, *, max_bytes: int) -> bytes:
+    """The record of an entry that may be stored.
+
+    Raises:
+        InvalidMessage: the id, kind or format is malformed, a value is no JSON, or the record exceeds `max_bytes`.
+    """
+    if not isinstance(entry.id, str) or not 0 < len(entry.id) <= MAX_MESSAGE_ID:
+        raise InvalidMessage("id", ascii(entry.id)[:80], f"must be a string of 1 to {MAX_MESSAGE_ID} characters")
+    if entry.kind not in KINDS:
+        raise InvalidMessage(f"message {ascii(entry.id)[:80]}: kind", ascii(entry.kind)[:80], f"must be one of {KINDS}")
+    if not isinstance(entry.fmt, str) or not entry.fmt:
+        raise InvalidMessage(f"message {ascii(entry.id)[:80]}: fmt", ascii(entry.fmt)[:80], "must be a codec's name")
+    if not isinstance(entry.meta, dict):
+        raise InvalidMessage(f"message {ascii(entry.id)[:80]}: meta", type(entry.meta).__name__, "must be an object")
+    where = f"message {ascii(entry.id)[:80]}: body"
+    check_json(entry.body, where)
+    check_json(entry.meta, f"message {ascii(entry.id)[:80]}: meta")
+    record = entry.to_record()
+    if len(record) > max_bytes:
+        raise InvalidMessage(
+            where, f"{len(record):,} bytes", f"exceeds THREADKEEP_MAX_MESSAGE_BYTES ({max_bytes:,}); store a reference"
+        )
+    return record
+
+
+def check_json(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse what JSON cannot carry unchanged.
+
+    Raises:
+        InvalidMessage: names the path of the first value that is NaN, infinite, not JSON, or nested too deep.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidMessage(where, repr(value), "is not JSON; send null or a string")
+        return
+    if depth >= MAX_JSON_DEPTH:
+        raise InvalidMessage(where, "nested too deep", f"at most {MAX_JSON_DEPTH} levels are kept")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InvalidMessage(where, f"key {ascii(key)[:40]}", "object keys must be strings")
+            check_json(inner, f"{where}.{ascii(key)[1:-1][:40]}", depth + 1)
+        return
+    if isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            check_json(inner, f"{where}[{index}]", depth + 1)
+        return
+    raise InvalidMessage(where, type(value).__name__, "is not JSON; convert it first (for an SDK object: its model_dump)")
+
+
+def dump_json(value: Any) -> bytes:
+    """Compact ASCII JSON in insertion order. ASCII, so that lone surrogates survive; order, so that bytes are stable."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def checked_state(state: Any, *, max_bytes: int) -> bytes | None:
+    """The JSON of a thread's state, or None for None.
+
+    Raises:
+        InvalidMessage: the state is no object, no JSON, or larger than `max_bytes`.
+    """
+    if state is None:
+        return None
+    if not isinstance(state, dict):
+        raise InvalidMessage("state", type(state).__name__, "must be an object (a dict) or None")
+    check_json(state, "state")
+    text = dump_json(state)
+    if len(text) > max_bytes:
+        raise InvalidMessage("state", f"{len(text):,} bytes", f"exceeds THREADKEEP_MAX_STATE_BYTES ({max_bytes:,})")
+    return text
+
+
+def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """At most 32 labels of short strings, sorted by name.
+
+    Raises:
+        InvalidMessage: names the label and the limit.
+    """
+    if len(labels) > 32:
+        raise InvalidMessage("labels", f"{len(labels)} labels", "a thread has at most 32")
+    for name, value in labels.items():
+        if not isinstance(name, str) or not 0 < len(name) <= 64:
+            raise InvalidMessage("labels", ascii(name)[:80], "a label's name has 1 to 64 characters")
+        if not isinstance(value, str) or len(value) > 256:
+            raise InvalidMessage(f"labels.{name}", ascii(value)[:80], "a label's value is a string of at most 256 characters")
+        if "\x00" in name + value or any(unicodedata.category(c) == "Cs" for c in name + value):
+            raise InvalidMessage(f"labels.{ascii(name)}", ascii(value)[:80], "a label holds no NUL and no lone surrogate")
+    return dict(sorted(labels.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The last line of a frame: what the thread was when the frame was written.
+
+    Attributes:
+        namespace: The thread's address; only the last seal of an object speaks for the object.
+        thread_id: The same.
+        rev: Revision that the frame brings the archive to; microseconds of a hybrid logical clock.
+        attempt: Random id of the flush that wrote the frame.
+        born: Revision at which the thread was created.
+        count: Messages in the whole object up to and including this frame.
+        state: The thread's state at `rev`; None if none was ever saved.
+        chain: Hex sha256 over the previous frame's chain and this frame's records.
+        codec: The codec that the thread was opened with.
+        labels: The thread's labels at `rev`.
+        forked_from: `<namespace>/<id>` of the source, encoded; None if the thread is no fork.
+    """
+
+    namespace: str
+    thread_id: str
+    rev: int
+    attempt: str
+    born: int
+    count: int
+    state: JsonObject | None
+    chain: str
+    codec: str = "plain"
+    labels: dict[str, str] = field(default_factory=dict)
+    forked_from: str | None = None
+
+    @property
+    def ref(self) -> ThreadRef:
+        return ThreadRef(self.namespace, self.thread_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveMeta:
+    """What travels as an object's user metadata, so that a catalog can be rebuilt from the bucket alone.
+
+    Attributes:
+        rev: Revision that the object holds.
+        attempt: Random id of the flush (or the erase request) that wrote it.
+        chain: Hex sha256 chain of its last frame; empty for a tombstone.
+        count: Messages in it.
+        born: Revision at which the thread was created; 0 for a tombstone.
+        raw_bytes: Bytes of the records before compression.
+        tombstone: True where the thread was erased and the object only says so.
+    """
+
+    rev: int
+    attempt: str
+    chain: str
+    count: int
+    born: int
+    raw_bytes: int = 0
+    tombstone: bool = False
+
+    FORMAT = "threadkeep-2"
+
+    def to_headers(self) -> dict[str, str]:
+        """Lower-case names and ASCII values, fit for `x-amz-meta-*`."""
+        return {
+            "threadkeep-format": self.FORMAT,
+            "threadkeep-rev": str(self.rev),
+            "threadkeep-attempt": self.attempt,
+            "threadkeep-chain": self.chain,
+            "threadkeep-count": str(self.count),
+            "threadkeep-born": str(self.born),
+            "threadkeep-raw-bytes": str(self.raw_bytes),
+            "threadkeep-kind": "tombstone" if self.tombstone else "thread",
+        }
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str]) -> Self | None:
+        """None where the object was not written by Threadkeep, or its metadata was lost or mangled."""
+        try:
+            if headers["threadkeep-format"] != cls.FORMAT:
+                return None
+            return cls(
+                rev=int(headers["threadkeep-rev"]),
+                attempt=headers["threadkeep-attempt"],
+                chain=headers.get("threadkeep-chain", ""),
+                count=int(headers["threadkeep-count"]),
+                born=int(headers["threadkeep-born"]),
+                raw_bytes=int(headers.get("threadkeep-raw-bytes", "0")),
+                tombstone=headers.get("threadkeep-kind") == "tombstone",
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a HEAD of a thread's object tells.
+
+    Attributes:
+        key: The object's key in the bucket.
+        etag: Unquoted.
+        size: Bytes as stored.
+        meta: None for an object that Threadkeep did not write.
+        modified: Unix seconds of the store's clock.
+        version_id: None on a bucket without versioning.
+    """
+
+    key: str
+    etag: str
+    size: int
+    meta: ArchiveMeta | None
+    modified: float
+    version_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStat:
+    """What can be said of a thread without its content. Sizes are bytes, times Unix seconds, 0 where unknown.
+
+    Attributes:
+        tier: `hot` (the truth is in Redis), `cold` (the archive holds everything) or `absent`.
+        cached: Whether Redis holds a copy.
+        rev: The newest revision; microseconds of a hybrid logical clock.
+        archived_rev: The revision that the archive holds; 0 if none.
+        count: Messages.
+        raw_bytes: Records before compression.
+        stored_bytes: The archive object's size.
+    """
+
+    namespace: str
+    thread_id: str
+    tier: Literal["hot", "cold", "absent"]
+    cached: bool = False
+    rev: int = 0
+    archived_rev: int = 0
+    count: int = 0
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+    etag: str = ""
+    born: int = 0
+    codec: str = "plain"
+    labels: dict[str, str] = field(default_factory=dict)
+    forked_from: str | None = None
+    leased: bool = False
+
+    @property
+    def dirty(self) -> bool:
+        return self.tier != "absent" and self.rev != self.archived_rev
+
+    def with_tier(self, tier: Literal["hot", "cold", "absent"]) -> "ThreadStat":
+        return replace(self, tier=tier)

@@ -1,0 +1,312 @@
+"""The hot tier as sessions use it: every method is one script on one slot, or plain reads in pages.
+
+Bulk never passes through a script: it is staged under keys of its own, which one small call then commits.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from threadkeep.config import Settings
+from threadkeep.model import FlushMode, ThreadRef, fresh_mark
+from threadkeep.storage.hot_head import Head
+from threadkeep.storage.hot_keys import PIECE_BYTES, ThreadKeys
+from threadkeep.storage.link import Command, Link
+
+INLINE_BYTES: Final = 256 * 1024
+"""An append up to this many bytes is sent with its script; a larger one is staged."""
+PAGE_RECORDS: Final = 256
+STAGING_MS: Final = 600_000
+"""Staged keys vanish by themselves after this, if the commit never came."""
+
+Refusal = Literal["absent", "erasing", "fenced", "moved", "unstaged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """Outcome of taking a lease: the head if it was taken, else why not."""
+
+    status: Literal["ok", "busy", "absent", "erasing"]
+    head: Head | None = None
+    busy_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Outcome of a session's write: the new revision and count if it was done, else why not."""
+
+    status: Literal["ok", "known"] | Refusal
+    rev: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What is here: a head, or the ticket of a hydrate and what it was told."""
+
+    status: Literal["here", "absent", "erasing"]
+    head: Head | None = None
+    ticket: str = ""
+    verdict: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Outcome of asking for a hydrate; `enqueue` means that the caller publishes the task with `token`."""
+
+    status: Literal["present", "enqueue", "asked", "absent", "erasing"]
+    ticket: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """Outcome of making a thread."""
+
+    status: Literal["ok", "exists", "stale", "unstaged", "erasing"]
+    head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A consistent copy of a whole thread: its head, its base as stored, and the records behind it."""
+
+    head: Head
+    base: bytes
+    tail: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A base, a log and ids to be put in place as a whole; sizes in bytes."""
+
+    base: bytes
+    base_count: int
+    log: Sequence[bytes]
+    ids: bytes
+    fields: Sequence[Any]
+
+    @property
+    def pieces(self) -> list[bytes]:
+        return cut(self.base)
+
+
+class HotTier:
+    """Threads in Redis. Coroutines: see `Link` for how they run with and without an event loop."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self.link = link
+        self._settings = settings
+
+    def keys(self, ref: ThreadRef) -> ThreadKeys:
+        return ThreadKeys(self._settings.key_prefix, ref)
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    async def acquire(self, ref: ThreadRef, token: str) -> Acquired:
+        """Take the lease of a thread that is here; repeating with the same token is safe."""
+        status, *rest = await self.call("acquire", ref, [token, self._lease_ms])
+        if status == b"ok":
+            return Acquired("ok", Head.parse(rest))
+        return Acquired(status.decode(), busy_ms=int(rest[0]) if rest else 0)
+
+    async def renew(self, ref: ThreadRef, token: str) -> bool:
+        """Keep a lease alive; False if it was lost."""
+        return bool(await self.call("renew", ref, [token, self._lease_ms]) == b"ok")
+
+    async def release(self, ref: ThreadRef, token: str, mode: FlushMode, flush_token: str) -> str:
+        """Give the lease back and mark the flush: `enqueue`, `coalesced`, `clean`, `absent`, `fenced` or `erasing`."""
+        reply = await self.call("release", ref, [token, mode, flush_token, self._ms(self._settings.marker_seconds)])
+        return str(reply.decode())
+
+    # --- requests, coalesced ----------------------------------------------------------------------------------------
+
+    async def request_flush(self, ref: ThreadRef, mode: FlushMode, token: str) -> str:
+        """Mark that a flush is wanted: `enqueue`, `coalesced`, `clean`, `absent` or `erasing`."""
+        reply = await self.call("request_flush", ref, [mode, token, self._ms(self._settings.marker_seconds)])
+        return str(reply.decode())
+
+    async def ask(self, ref: ThreadRef, *, keep: float) -> Asked:
+        """Ask for a hydrate; a copy restored for it is kept for `keep` seconds from now."""
+        token = fresh_mark()
+        again = self._ms(self._settings.ask_again) - 50
+        args = [fresh_mark(), token, self._ticket_ms, again, self._ms(keep)]
+        status, *rest = await self.call("ask", ref, args)
+        return Asked(status.decode(), rest[0].decode() if rest else "", token)
+
+    async def withdraw(self, ref: ThreadRef, what: Literal["flush", "hydrate"], token: str) -> None:
+        """Take a request's marker back, because its message could not be published."""
+        await self.call("withdraw", ref, [what, token])
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def look(self, ref: ThreadRef) -> Looked:
+        """What is here, without changing anything."""
+        status, *rest = await self.call("look", ref, [])
+        if status == b"here":
+            return Looked("here", Head.parse(rest))
+        return Looked(status.decode(), None, *(part.decode() for part in rest))
+
+    async def now_ms(self) -> int:
+        """Redis's clock in Unix milliseconds."""
+        seconds, micros = await self.link.run("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def read(self, ref: ThreadRef) -> Contents | None:
+        """A consistent copy of a thread, leased or not; None if it is not here.
+
+        Appends may go on meanwhile: what was there when the reading began is returned.
+        """
+        while (seen := await self.look(ref)).head is not None:
+            copy = await self.copy(ref, seen.head)
+            if copy is not None:
+                return copy
+        return None
+
+    async def copy(self, ref: ThreadRef, head: Head) -> Contents | None:
+        """The base and tail that `head` counts; None if the thread changed otherwise than by growing meanwhile."""
+        base = b"".join([piece async for piece in self._base(ref, head.pieces)])
+        tail = [record async for record in self._log(ref, head)]
+        gen, base_count = await self.link.run("HMGET", self.keys(ref).head, "gen", "base_count")
+        if gen is None or gen.decode() != head.gen or int(base_count) != head.base_count:
+            return None
+        if len(base) != head.base_bytes or len(tail) != head.tail_count:
+            return None
+        return Contents(head, base, tail)
+
+    async def ids(self, ref: ThreadRef, start: int = 0) -> bytes:
+        """16-byte hashes of the message ids from the `start`-th on."""
+        pages, at = [], 16 * start
+        while page := await self.link.run("GETRANGE", self.keys(ref).ids, at, at + PIECE_BYTES - 1):
+            pages.append(page)
+            at += len(page)
+        return b"".join(pages)
+
+    async def log_from(self, ref: ThreadRef, start: int) -> list[bytes]:
+        """The records of the log from its `start`-th on."""
+        records: list[bytes] = []
+        while page := await self.link.run("LRANGE", self.keys(ref).log, start, start + PAGE_RECORDS - 1):
+            records += page
+            start += len(page)
+        return records
+
+    # --- writing, fenced by the lease -------------------------------------------------------------------------------
+
+    async def append(
+        self, ref: ThreadRef, token: str, records: Sequence[bytes], ids: bytes, *, checked: int
+    ) -> Written:
+        """Add records whose ids are known to be absent among the first `checked` messages.
+
+        All of them or none. `known` means that one of the ids was added since: look at it, then decide.
+        """
+        size = sum(map(len, records)) + len(records)
+        args = [token, self._lease_ms, checked, len(records), size, ids]
+        if size <= INLINE_BYTES:
+            return _written(await self.call("append", ref, [*args, *records]))
+        staged = self.keys(ref).staging(fresh_mark())[1]
+        await self.link.batch(self._push(staged, records))
+        return _written(await self.call("append", ref, args, staging=[staged]))
+
+    async def save(self, ref: ThreadRef, token: str, fields: Sequence[Any]) -> Written:
+        """Set the head's `state` or `labels`; pairs of a name and a value."""
+        return _written(await self.call("save", ref, [token, self._lease_ms, *fields]))
+
+    async def truncate(self, ref: ThreadRef, token: str, head: Head, *, keep: int, cut_bytes: int, gen: str) -> Written:
+        """Keep the first `keep` messages; the cut lies in the log."""
+        args = [token, self._lease_ms, head.gen, gen, keep, cut_bytes]
+        return _written(await self.call("truncate", ref, args))
+
+    async def rewrite(self, ref: ThreadRef, token: str, head: Head, parts: Parts, *, gen: str, anew: bool = False) -> Written:
+        """Put other messages in the place of all; `anew` makes it another thread, born now, on the same archive."""
+        staging = self.keys(ref).staging(fresh_mark())
+        await self._stage(staging, parts)
+        count = parts.base_count + len(parts.log)
+        args = [token, self._lease_ms, head.gen, gen, len(parts.pieces), parts.base_count, count, int(anew), *parts.fields]
+        return _written(await self.call("rewrite", ref, args, staging=staging))
+
+    async def create(self, ref: ThreadRef, token: str, parts: Parts, *, ticket: str, gen: str) -> Created:
+        """Make a thread, leased to its maker; `ticket` is the one under which a worker said `absent`."""
+        staging = self.keys(ref).staging(fresh_mark())
+        await self._stage(staging, parts)
+        count = parts.base_count + len(parts.log)
+        args = [token, self._lease_ms, ticket, gen, len(parts.pieces), parts.base_count, count, *parts.fields]
+        status, *rest = await self.call("create", ref, args, staging=staging)
+        return Created(status.decode(), Head.parse(rest) if status == b"ok" else None)
+
+    # --- shared with `TierFlow` -------------------------------------------------------------------------------------
+
+    async def call(self, name: str, ref: ThreadRef, args: Sequence[Any], *, staging: Sequence[str] = ()) -> Any:
+        """Run the script `name` on a thread's keys, then those of `staging`."""
+        keys = self.keys(ref)
+        shared = [ref.member, keys.channel, self._ms(self._settings.linger_seconds)]
+        return await self.link.call(name, [*keys.all, *staging], [*shared, *args])
+
+    async def stage_pieces(self, key: str, pieces: Sequence[bytes]) -> None:
+        """Stage pieces, each of which is a command of its own."""
+        commands: list[Command] = [("RPUSH", key, piece) for piece in pieces]
+        await self.link.batch([*commands, ("PEXPIRE", key, STAGING_MS)])
+
+    async def stage_ids(self, key: str, ids: bytes) -> None:
+        """Stage the hashes of message ids."""
+        await self.link.batch([*(("APPEND", key, page) for page in cut(ids)), ("PEXPIRE", key, STAGING_MS)])
+
+    async def _stage(self, staging: Sequence[str], parts: Parts) -> None:
+        base, log, ids = staging
+        if parts.pieces:
+            await self.stage_pieces(base, parts.pieces)
+        if parts.log:
+            await self.link.batch(self._push(log, parts.log))
+        if parts.ids:
+            await self.stage_ids(ids, parts.ids)
+
+    def _push(self, key: str, records: Sequence[bytes]) -> list[Command]:
+        commands: list[Command] = []
+        page: list[bytes] = []
+        size = 0
+        for record in records:
+            if page and (len(page) == PAGE_RECORDS or size + len(record) > PIECE_BYTES):
+                commands.append(("RPUSH", key, *page))
+                page, size = [], 0
+            page.append(record)
+            size += len(record)
+        commands.append(("RPUSH", key, *page))
+        return [*commands, ("PEXPIRE", key, STAGING_MS)]
+
+    async def _base(self, ref: ThreadRef, pieces: int) -> AsyncIterator[bytes]:
+        for at in range(0, pieces, 4):
+            for piece in await self.link.run("LRANGE", self.keys(ref).base, at, min(at + 3, pieces - 1)):
+                yield piece
+
+    async def _log(self, ref: ThreadRef, head: Head) -> AsyncIterator[bytes]:
+        count = head.tail_count
+        page = max(1, min(PAGE_RECORDS, PIECE_BYTES * count // max(head.log_bytes, 1)))
+        for at in range(0, count, page):
+            stop = min(at + page, count) - 1
+            for record in await self.link.run("LRANGE", self.keys(ref).log, at, stop):
+                yield record
+
+    @property
+    def _lease_ms(self) -> int:
+        return self._ms(self._settings.lease_seconds)
+
+    @property
+    def _ticket_ms(self) -> int:
+        """Longer than a task may run, so that a ticket outlives the hydrate that holds it."""
+        return self._ms(2 * self._settings.hard_time_limit)
+
+    @staticmethod
+    def _ms(seconds: float) -> int:
+        return int(seconds * 1000)
+
+
+def cut(data: bytes) -> list[bytes]:
+    """Pieces of at most `PIECE_BYTES`; none of nothing."""
+    return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
+
+
+def _written(reply: Sequence[bytes]) -> Written:
+    status, *rest = reply
+    if status == b"known":
+        return Written("known", count=int(rest[0]))
+    return Written(status.decode(), *(int(part) for part in rest))  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+"""The keys of the hot tier. The hash tag is the index shard, so a thread and its index entry live on one slot."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from threadkeep.model import SHARDS, ThreadRef
+
+PIECE_BYTES: Final = 1024 * 1024
+"""A base is kept in pieces of at most this many bytes, so that no single command moves more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadKeys:
+    """All keys of one thread, and of its shard, in the order in which every script takes them.
+
+    `head` hash · `base` list of pieces · `log` list of records · `ids` 16 bytes a message · `ticket` hash of a hydrate
+    under way · `index` zset of the shard's hot threads · `erasing` hash while an erase runs · `tries` hash of the
+    shard's unfinished runs · `epoch` string that vanishes with the shard's memory.
+    """
+
+    prefix: str
+    ref: ThreadRef
+
+    @property
+    def shard(self) -> str:
+        return shard_prefix(self.prefix, self.ref.shard)
+
+    @property
+    def own(self) -> str:
+        return f"{self.shard}{self.ref.member}:"
+
+    @property
+    def channel(self) -> str:
+        """Where a restore, a verdict and a settled flush are announced."""
+        return f"{self.own}news"
+
+    @property
+    def answer(self) -> str:
+        """What a worker answers to a question about a cold thread."""
+        return f"{self.own}answer"
+
+    @property
+    def all(self) -> list[str]:
+        own, shard = self.own, self.shard
+        return [
+            f"{own}head",
+            f"{own}base",
+            f"{own}log",
+            f"{own}ids",
+            f"{own}ticket",
+            f"{shard}index",
+            f"{own}erasing",
+            f"{shard}tries",
+            f"{shard}epoch",
+        ]
+
+    def staging(self, mark: str) -> list[str]:
+        """Staged base, log and ids of one commit, told apart by a random mark."""
+        return [f"{self.own}staged:{mark}:{part}" for part in ("base", "log", "ids")]
+
+    @property
+    def head(self) -> str:
+        return f"{self.own}head"
+
+    @property
+    def base(self) -> str:
+        return f"{self.own}base"
+
+    @property
+    def log(self) -> str:
+        return f"{self.own}log"
+
+    @property
+    def ids(self) -> str:
+        return f"{self.own}ids"
+
+    @property
+    def ticket(self) -> str:
+        return f"{self.own}ticket"
+
+    @property
+    def tries(self) -> str:
+        return f"{self.shard}tries"
+
+
+def shard_prefix(prefix: str, shard: int) -> str:
+    return f"{prefix}:{{s{shard:04d}}}:"
+
+
+def index_key(prefix: str, shard: int) -> str:
+    return f"{shard_prefix(prefix, shard)}index"
+
+
+def tries_key(prefix: str, shard: int) -> str:
+    return f"{shard_prefix(prefix, shard)}tries"
+
+
+def all_shards() -> range:
+    return range(SHARDS)

@@ -1,0 +1,284 @@
+"""The wire to Redis, sync or async, behind one protocol.
+
+What is built on a `Link` is written once, as coroutines. Over a `SyncLink` they never suspend, so `run_now` finishes
+them in one step without an event loop; over an `AsyncLink` they are awaited as usual.
+"""
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol, TypeVar
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    ClusterError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
+
+from threadkeep.config import Settings
+from threadkeep.errors import StoreRefused, StoreUnavailable, ThreadkeepError
+
+T = TypeVar("T")
+Command = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua operation: the shared prelude and one file."""
+
+    name: str
+    text: str
+    sha: str
+
+
+@cache
+def script(name: str) -> Script:
+    """The script `lua/<name>.lua`, behind `lua/prelude.lua`."""
+    lua = files("threadkeep.storage") / "lua"
+    text = f"{(lua / 'prelude.lua').read_text()}\n{(lua / f'{name}.lua').read_text()}"
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class Listener(Protocol):
+    """A subscription to one channel."""
+
+    async def wait(self, seconds: float) -> bool:
+        """True as soon as something was announced, False after `seconds` without."""
+        ...
+
+
+class Link(Protocol):
+    """One Redis, Valkey or Redis Cluster.
+
+    Raises (all methods):
+        StoreUnavailable: no answer; a write may or may not have happened.
+        StoreRefused: credentials, rights, or no memory left.
+    """
+
+    async def run(self, *command: Any) -> Any:
+        """One command; replies are bytes."""
+        ...
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        """Many commands in one round trip, without a transaction."""
+        ...
+
+    async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """One script, atomically."""
+        ...
+
+    def listen(self, channel: str) -> Any:
+        """An async context manager that yields a `Listener`, subscribed on entry."""
+        ...
+
+    async def pause(self, seconds: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Finish a coroutine that stands on a `SyncLink`."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise RuntimeError("a coroutine over a SyncLink suspended; it awaits something that is not a link")
+
+
+class SyncLink:
+    """Blocking. Safe to share between threads; connections are made in the process that uses them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._pid = 0
+
+    async def run(self, *command: Any) -> Any:
+        try:
+            return self._connected().execute_command(*command)
+        except RedisError as error:
+            raise mapped(error, str(command[0])) from error
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            with self._connected().pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return list(pipe.execute())
+        except RedisError as error:
+            raise mapped(error, "a batch of commands") from error
+
+    async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        client, body = self._connected(), script(name)
+        try:
+            try:
+                return client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return client.execute_command("EVAL", body.text, len(keys), *keys, *args)
+        except RedisError as error:
+            raise mapped(error, name) from error
+
+    @asynccontextmanager
+    async def listen(self, channel: str) -> AsyncIterator["Listener"]:
+        pubsub = self._connected().pubsub(ignore_subscribe_messages=True)
+        try:
+            try:
+                pubsub.subscribe(channel)
+            except RedisError as error:
+                raise mapped(error, "SUBSCRIBE") from error
+            yield _SyncListener(pubsub)
+        finally:
+            pubsub.close()
+
+    async def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None and self._pid == os.getpid():
+            client.close()
+
+    def _connected(self) -> Any:
+        if self._client is None or self._pid != os.getpid():
+            with self._lock:
+                if self._client is None or self._pid != os.getpid():
+                    self._client, self._pid = _connect(self._settings, redis.Redis, redis.RedisCluster, Retry), os.getpid()
+        return self._client
+
+
+@dataclass(slots=True)
+class _SyncListener:
+    pubsub: Any
+
+    async def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                if self.pubsub.get_message(timeout=left) is not None:
+                    return True
+            except RedisError as error:
+                raise mapped(error, "waiting for news") from error
+        return False
+
+
+class AsyncLink:
+    """For asyncio. Connections belong to the running loop; another loop gets its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, *command: Any) -> Any:
+        try:
+            return await self._connected().execute_command(*command)
+        except RedisError as error:
+            raise mapped(error, str(command[0])) from error
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            async with self._connected().pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return list(await pipe.execute())
+        except RedisError as error:
+            raise mapped(error, "a batch of commands") from error
+
+    async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        client, body = self._connected(), script(name)
+        try:
+            try:
+                return await client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                return await client.execute_command("EVAL", body.text, len(keys), *keys, *args)
+        except RedisError as error:
+            raise mapped(error, name) from error
+
+    @asynccontextmanager
+    async def listen(self, channel: str) -> AsyncIterator["Listener"]:
+        pubsub = self._connected().pubsub(ignore_subscribe_messages=True)
+        try:
+            try:
+                await pubsub.subscribe(channel)
+            except RedisError as error:
+                raise mapped(error, "SUBSCRIBE") from error
+            yield _AsyncListener(pubsub)
+        finally:
+            await pubsub.aclose()
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
+    def _connected(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client = _connect(self._settings, redis.asyncio.Redis, redis.asyncio.RedisCluster, redis.asyncio.retry.Retry)
+            self._loop = loop
+        return self._client
+
+
+@dataclass(slots=True)
+class _AsyncListener:
+    pubsub: Any
+
+    async def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                if await self.pubsub.get_message(timeout=left) is not None:
+                    return True
+            except RedisError as error:
+                raise mapped(error, "waiting for news") from error
+        return False
+
+
+def _connect(settings: Settings, single: Any, cluster: Any, retry: Any) -> Any:
+    """A client that retries a broken connection once, at once: the only layer in which Redis commands are retried."""
+    options: dict[str, Any] = {
+        "socket_timeout": settings.redis_timeout,
+        "socket_connect_timeout": settings.redis_connect_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "max_connections": settings.redis_max_connections,
+        "retry": retry(NoBackoff(), 1),
+        "client_name": "threadkeep",
+    }
+    kind = cluster if settings.redis_cluster else single
+    return kind.from_url(settings.redis_url, **options)
+
+
+def mapped(error: Exception, operation: str) -> ThreadkeepError:
+    """Redis's error as ours; its text names commands and limits, never values."""
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return StoreRefused("Redis", operation, reason, "Check the user and password in THREADKEEP_REDIS_URL.")
+    if isinstance(error, OutOfMemoryError):
+        return StoreRefused("Redis", operation, reason, "Free memory or raise maxmemory; what was acknowledged before is safe.")
+    if isinstance(error, ReadOnlyError | ClusterDownError | ClusterError) or not isinstance(error, ResponseError):
+        return StoreUnavailable("Redis", operation, reason)
+    return StoreRefused("Redis", operation, reason, "Run `threadkeep doctor`.")

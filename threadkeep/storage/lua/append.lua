@@ -1,0 +1,29 @@
+-- Add records behind the log: all of them or none. A repeated call finds its ids and adds nothing.
+-- KEYS  10 staged records (list)
+-- ARGV  4 token   5 lease (ms)   6 ids known to be fresh up to this count   7 how many   8 bytes   9 their ids (16 bytes each)
+--       10… the records; none where they were staged
+-- Reply {'ok', rev, count} | {'known', count} (an id is taken since) | {'unstaged'} | {'erasing'} | {'absent'} | {'fenced'}
+local h = thread()
+local no = refusal(h, ARGV[4])
+if no then return {no} end
+local checked, many, ids = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[9]
+if checked < h.count then
+  local fresh = {}
+  for at = 1, #ids, 16 do fresh[string.sub(ids, at, at + 15)] = true end
+  local since = redis.call('GETRANGE', IDS, 16 * checked, -1)
+  for at = 1, #since, 16 do
+    if fresh[string.sub(since, at, at + 15)] then return {'known', int(h.count)} end
+  end
+end
+if #ARGV > 9 then
+  for first = 10, #ARGV, 1000 do
+    redis.call('RPUSH', LOG, unpack(ARGV, first, math.min(first + 999, #ARGV)))
+  end
+else
+  if redis.call('LLEN', KEYS[10]) ~= many then return {'unstaged'} end
+  for _ = 1, many do redis.call('LMOVE', KEYS[10], LOG, 'LEFT', 'RIGHT') end
+end
+redis.call('APPEND', IDS, ids)
+redis.call('HINCRBY', HEAD, 'log_bytes', ARGV[8])
+changed(h, tonumber(ARGV[5]), {'count', int(h.count + many)})
+return {'ok', int(h.rev), int(h.count + many)}

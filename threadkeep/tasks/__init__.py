@@ -1,0 +1,108 @@
+"""The tasks, under fixed names, for our own app and for any app that has `include=["threadkeep.tasks"]`.
+
+Each may run any number of times, in any order, and be killed at any step. Arguments and results are ids and numbers.
+"""
+
+from typing import Any
+
+from celery import shared_task
+
+from threadkeep.errors import ThreadkeepError
+from threadkeep.model import DEFAULT_NAMESPACE, FlushMode, ThreadRef
+from threadkeep.storage.link import run_now as now
+from threadkeep.tasks import describe as _describe
+from threadkeep.tasks import erase as _erase
+from threadkeep.tasks import flush as _flush
+from threadkeep.tasks import hydrate as _hydrate
+from threadkeep.tasks import sweeper
+from threadkeep.tasks.outcome import Outcome
+from threadkeep.tasks.stores import Stores
+from threadkeep.tasks.task import ThreadTask
+
+__all__ = ["describe_thread", "erase_thread", "flush_thread", "hydrate_thread", "purge_conflicts", "sweep"]
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.hydrate_thread", soft_time_limit=90, time_limit=120)
+def hydrate_thread(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+    """Bring a thread back from S3 into Redis, unless it is there."""
+    ref = ThreadRef.of(thread_id, namespace)
+
+    def work(stores: Stores) -> Outcome:
+        try:
+            return _hydrate.hydrate(stores, ref)
+        except ThreadkeepError as error:
+            now(stores.flow.forget_runs(ref, "hydrate"))
+            if self.last_try():
+                _tell_failure(stores, ref, error)
+            raise
+
+    return self.run_for(ref, "hydrate", work)
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.flush_thread", soft_time_limit=90, time_limit=120)
+def flush_thread(
+    self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE, mode: FlushMode = "linger"
+) -> dict[str, Any]:
+    """Seal what is new in Redis into the thread's archive, then evict it or let it linger."""
+    ref = ThreadRef.of(thread_id, namespace)
+
+    def work(stores: Stores) -> Outcome:
+        try:
+            outcome = _flush.flush(stores, ref, mode)
+        except ThreadkeepError:
+            now(stores.flow.forget_runs(ref, "flush"))
+            raise
+        if outcome.outcome not in ("set_aside", "absent", "unchanged"):
+            now(stores.flow.forget_runs(ref, "flush"))
+        return outcome
+
+    return self.run_for(ref, "flush", work)
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.describe_thread", soft_time_limit=30, time_limit=45)
+def describe_thread(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+    """Say what is known of a thread, through the hot tier."""
+    ref = ThreadRef.of(thread_id, namespace)
+    return self.run_for(ref, "describe", lambda stores: _describe.describe(stores, ref))
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.erase_thread", soft_time_limit=90, time_limit=120)
+def erase_thread(
+    self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE, *, request: str, upto: int
+) -> dict[str, Any]:
+    """Remove a thread from every store, unless it was born after the request."""
+    ref = ThreadRef.of(thread_id, namespace)
+
+    def work(stores: Stores) -> Outcome:
+        receipt = _erase.erase(stores, ref, request, upto)
+        if receipt.outcome == "erased":
+            self.enqueuer.purge_conflicts(ref, delay=2 * stores.settings.hard_time_limit)
+        return _erase.to_outcome(receipt)
+
+    return self.run_for(ref, "erase", work)
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.purge_conflicts", soft_time_limit=90, time_limit=120)
+def purge_conflicts(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+    """Delete what a flush under way during an erasure may still have put aside; only if the thread is still erased."""
+    ref = ThreadRef.of(thread_id, namespace)
+
+    def work(stores: Stores) -> Outcome:
+        there = stores.cold.head(ref)
+        if there is None or there.meta is None or not there.meta.tombstone:
+            return Outcome("kept")
+        return Outcome("purged", count=stores.cold.purge_conflicts(ref))
+
+    return self.run_for(ref, "purge_conflicts", work)
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.sweep", soft_time_limit=90, time_limit=120)
+def sweep(self: ThreadTask, *, force: bool = False) -> dict[str, Any]:
+    """Flush what is due, end what lapsed, tell the catalog; once per period under any number of beats."""
+    return sweeper.sweep(self.stores, self.enqueuer, force=force).to_result()
+
+
+def _tell_failure(stores: Stores, ref: ThreadRef, error: ThreadkeepError) -> None:
+    seen = now(stores.hot.look(ref))
+    if seen.ticket:
+        now(stores.flow.tell(ref, seen.ticket, "failed", str(error)))

@@ -1,0 +1,150 @@
+"""The Celery configuration that Threadkeep's promises stand on, and a check that names what endangers them."""
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from threadkeep.config import Settings
+
+HYDRATE: Final = "threadkeep.hydrate"
+FLUSH: Final = "threadkeep.flush"
+MAINTENANCE: Final = "threadkeep.maintenance"
+QUEUES: Final = (HYDRATE, FLUSH, MAINTENANCE)
+DEAD: Final = "threadkeep.dead"
+"""Where RabbitMQ puts what was delivered too often."""
+DELIVERIES: Final = 5
+
+ROUTES: Final = {
+    "threadkeep.hydrate_thread": {"queue": HYDRATE},
+    "threadkeep.describe_thread": {"queue": HYDRATE},
+    "threadkeep.flush_thread": {"queue": FLUSH},
+    "threadkeep.sweep": {"queue": MAINTENANCE},
+    "threadkeep.erase_thread": {"queue": MAINTENANCE},
+    "threadkeep.purge_conflicts": {"queue": MAINTENANCE},
+}
+
+
+def is_redis(broker_url: str) -> bool:
+    return urlsplit(broker_url).scheme in ("redis", "rediss", "unix", "redis+socket")
+
+
+def queues(broker_url: str) -> list[Queue]:
+    """The three queues; on RabbitMQ quorum queues that hand on what was delivered too often."""
+    if is_redis(broker_url):
+        return [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERIES,
+        "x-dead-letter-exchange": DEAD,
+        "x-dead-letter-routing-key": DEAD,
+    }
+    return [
+        Queue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=dict(arguments)) for name in QUEUES
+    ]
+
+
+def dead_letters() -> Queue:
+    """RabbitMQ's queue of messages that were delivered too often; nobody consumes it, `threadkeep status` counts it."""
+    return Queue(
+        DEAD, Exchange(DEAD, type="direct"), routing_key=DEAD, queue_arguments={"x-queue-type": "quorum"}
+    )
+
+
+def recommended_conf(settings: Settings, *, publisher: bool = False) -> dict[str, Any]:
+    """What to pass to `app.conf.update`; for a process that only publishes, with time-outs fit for a web request."""
+    redis = is_redis(settings.broker_url)
+    conf: dict[str, Any] = {
+        "broker_url": settings.broker_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": _transport(settings, publisher=publisher) if redis else {"confirm_publish": True},
+        "broker_connection_timeout": 1.0 if publisher else 4.0,
+        "task_queues": queues(settings.broker_url),
+        "task_routes": dict(ROUTES),
+        "task_annotations": _limits(settings),
+        "task_default_queue": MAINTENANCE,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_send_sent_event": True,
+        "task_track_started": True,
+        "worker_send_task_events": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": not redis,
+        "worker_deduplicate_successful_tasks": False,
+        "worker_soft_shutdown_timeout": 20.0,
+        "worker_max_tasks_per_child": 1000,
+        "worker_max_memory_per_child": 300_000,
+        "worker_hijack_root_logger": True,
+        "timezone": "UTC",
+        "beat_schedule": {
+            "threadkeep-sweep": {
+                "task": "threadkeep.sweep",
+                "schedule": settings.sweep_every,
+                "options": {"queue": MAINTENANCE, "expires": settings.sweep_every},
+            }
+        },
+    }
+    if publisher:
+        conf["broker_pool_acquire_timeout"] = settings.broker_timeout
+        conf["broker_connection_retry"] = False
+    if not redis and not publisher:
+        conf["worker_detect_quorum_queues"] = True
+    return conf
+
+
+def _limits(settings: Settings) -> dict[str, dict[str, float]]:
+    limits = {"soft_time_limit": settings.soft_time_limit, "time_limit": settings.hard_time_limit}
+    return {name: dict(limits) for name in ROUTES}
+
+
+def _transport(settings: Settings, *, publisher: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "global_keyprefix": settings.broker_prefix,
+        "visibility_timeout": settings.visibility_timeout,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": settings.broker_timeout if publisher else 5.0,
+        "socket_connect_timeout": min(1.0, settings.broker_timeout) if publisher else 2.0,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+    }
+    if publisher:
+        options["retry_on_timeout"] = False
+    return options
+
+
+def check(app: Celery) -> list[str]:
+    """What of an app's own configuration endangers Threadkeep's promises; one sentence each, none if all is well."""
+    conf, problems = app.conf, []
+    options = conf.broker_transport_options or {}
+    if is_redis(str(conf.broker_url or "")):
+        limit = 2 * _hard_limit(app)
+        if options.get("visibility_timeout", 3600) < limit:
+            problems.append(f"broker_transport_options.visibility_timeout is below {limit:g} s: running tasks are delivered again")
+        if not options.get("socket_timeout"):
+            problems.append("broker_transport_options.socket_timeout is not set: a half-open broker blocks for ever")
+        if not options.get("global_keyprefix"):
+            problems.append("broker_transport_options.global_keyprefix is not set: queues may clash with other keys")
+        if conf.worker_cancel_long_running_tasks_on_connection_loss:
+            problems.append("worker_cancel_long_running_tasks_on_connection_loss is on: a Redis broker then loses tasks")
+    else:
+        problems += [
+            f"queue {queue.name} is a quorum queue without a dead-letter exchange: what is delivered too often is dropped"
+            for queue in conf.task_queues or []
+            if (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
+            and not (queue.queue_arguments or {}).get("x-dead-letter-exchange")
+        ]
+    if conf.worker_prefetch_multiplier != 1:
+        problems.append("worker_prefetch_multiplier is not 1: messages age in busy workers")
+    if set(conf.accept_content or []) - {"json", "application/json"}:
+        problems.append("accept_content allows more than JSON: unpickling runs code from the broker")
+    return problems
+
+
+def _hard_limit(app: Celery) -> float:
+    task = app.tasks.get("threadkeep.flush_thread")
+    return float(getattr(task, "time_limit", None) or 120.0)

@@ -1,0 +1,52 @@
+"""Describe: what an app without S3 and Postgres credentials may ask of a thread; the answer goes through the hot tier."""
+
+import json
+from dataclasses import asdict
+
+from threadkeep.errors import ThreadkeepError
+from threadkeep.model import ThreadRef, ThreadStat
+from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.outcome import Outcome
+from threadkeep.tasks.stores import Stores
+
+
+def describe(stores: Stores, ref: ThreadRef) -> Outcome:
+    """Answer what is known of a thread: from Redis if it is there, else from the catalog, else from the bucket."""
+    stat = find(stores, ref)
+    now(stores.flow.answer(ref, json.dumps(asdict(stat))))
+    return Outcome(stat.tier, rev=stat.rev, count=stat.count, bytes=stat.stored_bytes)
+
+
+def find(stores: Stores, ref: ThreadRef) -> ThreadStat:
+    """What is known of a thread, wherever it is. A catalog that is down or behind is made up for by the bucket."""
+    seen = now(stores.hot.look(ref))
+    if seen.head is not None:
+        return seen.head.to_stat(ref, now_ms=now(stores.hot.now_ms()))
+    try:
+        entry = stores.catalog.get(ref)
+    except ThreadkeepError:
+        entry = None
+    if entry is not None and entry.stat.tier == "cold" and entry.erased_at is None:
+        return entry.stat
+    return find_in_bucket(stores, ref)
+
+
+def find_in_bucket(stores: Stores, ref: ThreadRef) -> ThreadStat:
+    """What the object's own metadata tells."""
+    there = stores.cold.head(ref)
+    if there is None or (there.meta is not None and there.meta.tombstone):
+        has_v1 = there is None and stores.settings.v1_fallback and stores.cold.get_v1(ref) is not None
+        return ThreadStat(ref.namespace, ref.thread_id, tier="cold" if has_v1 else "absent")
+    meta = there.meta
+    return ThreadStat(
+        ref.namespace,
+        ref.thread_id,
+        tier="cold",
+        rev=meta.rev if meta else 0,
+        archived_rev=meta.rev if meta else 0,
+        count=meta.count if meta else 0,
+        raw_bytes=meta.raw_bytes if meta else 0,
+        stored_bytes=there.size,
+        etag=there.etag,
+        born=meta.born if meta else 0,
+    )

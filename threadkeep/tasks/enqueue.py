@@ -1,0 +1,81 @@
+"""Typed ways to queue a task, by name: coalesced per thread, and never waiting long for a sick broker."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import KombuError, OperationalError
+
+from threadkeep.errors import BrokerUnavailable
+from threadkeep.model import FlushMode, ThreadRef, fresh_mark
+from threadkeep.storage.hot import HotTier
+from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
+
+log = logging.getLogger(__name__)
+
+PUBLISH_RETRIES: dict[str, Any] = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2}
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueuer:
+    """Publishes through one Celery app. Blocking: asyncio runs it in an executor.
+
+    Raises (all methods):
+        BrokerUnavailable: the broker took no message in time.
+    """
+
+    app: Celery
+
+    def hydrate(self, ref: ThreadRef, token: str, *, expires: float) -> None:
+        """Queue `hydrate_thread`; it is dropped unrun after `expires` seconds, when nobody waits any more."""
+        self._publish("threadkeep.hydrate_thread", ref, HYDRATE, task_id=f"hydrate-{token}", expires=expires)
+
+    def flush(self, ref: ThreadRef, mode: FlushMode, token: str, *, delay: float = 0.0) -> None:
+        """Queue `flush_thread`, to start after `delay` seconds."""
+        self._publish("threadkeep.flush_thread", ref, FLUSH, {"mode": mode}, task_id=f"flush-{token}", countdown=delay or None)
+
+    def describe(self, ref: ThreadRef, *, expires: float) -> None:
+        """Queue `describe_thread`; the answer comes through the hot tier."""
+        self._publish("threadkeep.describe_thread", ref, HYDRATE, expires=expires)
+
+    def erase(self, ref: ThreadRef, *, request: str, upto: int) -> None:
+        """Queue `erase_thread`."""
+        self._publish("threadkeep.erase_thread", ref, MAINTENANCE, {"request": request, "upto": upto})
+
+    def purge_conflicts(self, ref: ThreadRef, *, delay: float) -> None:
+        """Queue `purge_conflicts`, to start after `delay` seconds."""
+        self._publish("threadkeep.purge_conflicts", ref, MAINTENANCE, countdown=delay)
+
+    async def request_flush(self, hot: HotTier, ref: ThreadRef, mode: FlushMode, *, delay: float = 0.0) -> bool:
+        """Queue a flush unless one is queued; True if the thread's changes are on their way, or there are none.
+
+        A marker whose message could not be published is taken back.
+        """
+        token = fresh_mark()
+        asked = await hot.request_flush(ref, mode, token)
+        if asked != "enqueue":
+            return asked in ("coalesced", "clean")
+        try:
+            self.flush(ref, mode, token, delay=delay)
+        except BrokerUnavailable:
+            await hot.withdraw(ref, "flush", token)
+            raise
+        return True
+
+    def _publish(
+        self, task: str, ref: ThreadRef, queue: str, more: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        kwargs = {"thread_id": ref.thread_id, "namespace": ref.namespace, **(more or {})}
+        try:
+            self.app.send_task(
+                task,
+                kwargs=kwargs,
+                queue=queue,
+                retry=True,
+                retry_policy=PUBLISH_RETRIES,
+                ignore_result=True,
+                **{name: value for name, value in options.items() if value is not None},
+            )
+        except (OperationalError, KombuError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable(task, f"{type(error).__name__}: {str(error)[:160]}") from error

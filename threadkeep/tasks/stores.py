@@ -1,0 +1,130 @@
+"""The stores of one worker process, made after the fork, and what all tasks write to the catalog."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from threadkeep.config import Settings
+from threadkeep.errors import ThreadkeepError
+from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
+from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot_flow import TierFlow
+from threadkeep.storage.link import SyncLink
+from threadkeep.storage.link import run_now as now
+from threadkeep.storage.ports import Catalog, CatalogEvent, CatalogRow, ColdStore
+
+log = logging.getLogger(__name__)
+
+_LOCK: Final = threading.Lock()
+_MADE: dict[tuple[int, tuple[tuple[str, str], ...]], "Stores"] = {}
+
+
+@dataclass
+class Stores:
+    """Redis, S3 and Postgres as the tasks use them. Each connects at its first use, in the process that uses it."""
+
+    settings: Settings
+
+    @cached_property
+    def hot(self) -> HotTier:
+        return HotTier(SyncLink(self.settings), self.settings)
+
+    @cached_property
+    def flow(self) -> TierFlow:
+        return TierFlow(self.hot, self.settings)
+
+    @cached_property
+    def cold(self) -> ColdStore:
+        from threadkeep.storage.cold import open_cold  # noqa: PLC0415  boto3 is loaded where it is used: in workers
+
+        return open_cold(self.settings)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        from threadkeep.storage.catalog import PostgresCatalog  # noqa: PLC0415  so is SQLAlchemy
+
+        return PostgresCatalog(self.settings)
+
+    def record_archived(
+        self,
+        ref: ThreadRef,
+        stored: StoredObject,
+        meta: ArchiveMeta,
+        *,
+        hot: bool,
+        stamp: int,
+        cached_until: float | None,
+        codec: str | None = None,
+        labels: dict[str, str] | None = None,
+        forked_from: str | None = None,
+        active: float | None = None,
+    ) -> bool:
+        """Tell the catalog what the archive holds. False if it could not be told: the sweep will, later."""
+        row = CatalogRow(
+            ref=ref,
+            tier="hot" if hot else "cold",
+            stamp=stamp,
+            rev=meta.rev,
+            archived_rev=meta.rev,
+            cached_until=cached_until,
+            object_key=stored.key,
+            etag=stored.etag,
+            version_id=stored.version_id,
+            format=ArchiveMeta.FORMAT,
+            raw_bytes=meta.raw_bytes,
+            stored_bytes=stored.size,
+            count=meta.count,
+            chain=meta.chain,
+            born=meta.born,
+            codec=codec,
+            labels=labels,
+            forked_from=forked_from,
+            active_at=active,
+            archived_at=stored.modified,
+        )
+        return self._tell_catalog(ref, lambda: self.catalog.record([row]))
+
+    def note(self, ref: ThreadRef, kind: str, facts: dict[str, Any]) -> None:
+        """An event for the audit log and the process's own; numbers, revisions and keys only."""
+        log.warning("thread %s", kind, extra={"thread": str(ref), **facts})
+        try:
+            self.catalog.record([], [CatalogEvent(ref, kind, facts)])
+        except ThreadkeepError as error:
+            log.warning("an event could not be recorded", extra={"thread": str(ref), "event": kind, "reason": str(error)})
+
+    def _tell_catalog(self, ref: ThreadRef, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except ThreadkeepError as error:
+            log.warning("the catalog will catch up later", extra={"thread": str(ref), "reason": str(error)})
+            self.owe_catalog(ref)
+            return False
+        return True
+
+    def owe_catalog(self, ref: ThreadRef) -> None:
+        """Leave the thread in the index, so that the next sweep tells the catalog about it."""
+        try:
+            now(self.flow.owe(ref))
+        except ThreadkeepError as error:
+            log.warning("the sweep could not be told either", extra={"thread": str(ref), "reason": str(error)})
+
+    def close(self) -> None:
+        """Give all connections back."""
+        for name in ("cold", "catalog"):
+            if name in self.__dict__:
+                getattr(self, name).close()
+        if "hot" in self.__dict__:
+            now(self.hot.link.close())
+
+
+def stores_for(settings: Settings) -> Stores:
+    """This process's stores for these settings; made once, after any fork."""
+    key = (os.getpid(), tuple(sorted(settings.to_environ().items())))
+    with _LOCK:
+        if key not in _MADE:
+            _MADE[key] = Stores(settings)
+        return _MADE[key]

@@ -1,0 +1,238 @@
+"""Sweep: what repairs everything that a queue, a worker or an app has dropped. Safe under any number of beats."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from threadkeep.config import Settings
+from threadkeep.errors import BrokerUnavailable, ThreadkeepError
+from threadkeep.model import FlushMode, ThreadRef
+from threadkeep.storage.hot_flow import Lapsed
+from threadkeep.storage.hot_head import Head
+from threadkeep.storage.link import run_now as now
+from threadkeep.storage.ports import CatalogRow
+from threadkeep.tasks.enqueue import Enqueuer
+from threadkeep.tasks.stores import Stores, log
+
+ROWS_AT_ONCE: Final = 500
+
+Due = Literal["none", "flush", "checkpoint"]
+
+
+@dataclass(slots=True)
+class SweepCounts:
+    """What one sweep saw and did; numbers of threads."""
+
+    hot: int = 0
+    flushes: int = 0
+    checkpoints: int = 0
+    lapsed: int = 0
+    dropped: int = 0
+    erasing: int = 0
+    set_aside: int = 0
+    catalog_rows: int = 0
+    skipped: bool = False
+
+    def to_result(self) -> dict[str, Any]:
+        """The non-zero counts."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Catalog rows on their way; written in one statement each few hundred."""
+
+    stores: Stores
+    counts: SweepCounts
+    rows: list[CatalogRow] = field(default_factory=list)
+    broken: bool = False
+
+    def add(self, row: CatalogRow) -> None:
+        self.rows.append(row)
+        if len(self.rows) >= ROWS_AT_ONCE:
+            self.write()
+
+    def write(self) -> None:
+        rows, self.rows = self.rows, []
+        if not rows:
+            return
+        try:
+            if self.broken:
+                raise _StillBroken
+            self.stores.catalog.record(rows)
+            self.counts.catalog_rows += len(rows)
+        except (ThreadkeepError, _StillBroken) as error:
+            self.broken = True
+            log.warning("the catalog could not be told in this sweep", extra={"rows": len(rows), "reason": str(error)})
+            for row in rows:
+                if row.tier == "cold":
+                    self.stores.owe_catalog(row.ref)
+
+
+class _StillBroken(Exception):
+    """The catalog failed earlier in this sweep; it is not asked again."""
+
+
+def due(head: Head, settings: Settings, *, now_ms: int) -> Due:
+    """What a hot thread needs.
+
+    A dirty thread that nobody leases and for which no flush is queued was left by a session whose message got lost, or
+    whose process died: flush it. One that is leased and has been dirty for long is checkpointed.
+    """
+    if not head.dirty:
+        return "none"
+    if head.flush_at and now_ms - head.flush_at < settings.marker_seconds * 1000:
+        return "none"
+    if not head.lease or head.lease_until <= now_ms:
+        return "flush"
+    return "checkpoint" if now_ms - head.dirty_since >= settings.checkpoint_after * 1000 else "none"
+
+
+def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCounts:
+    """Walk the index once: queue what is due, end what lapsed, and tell the catalog.
+
+    Args:
+        stores: What to sweep.
+        enqueuer: Where flushes are queued.
+        force: Sweep even if another sweep has taken this time slot.
+    """
+    counts = SweepCounts()
+    period = stores.settings.sweep_every
+    started = now(stores.hot.now_ms())
+    if not force and not now(stores.flow.claim_sweep(int(started / 1000 / period), 2 * period)):
+        counts.skipped = True
+        return counts
+    aside = {ref for kind, ref, runs in _set_aside(stores) if kind == "flush"}
+    counts.set_aside = len(aside)
+    batch = _Batch(stores, counts)
+    for ref in _index(stores):
+        found = now(stores.flow.lapse(ref))
+        _look_after(stores, enqueuer, ref, found, batch, now_ms=started, aside=ref in aside)
+    batch.write()
+    _prune(stores)
+    return counts
+
+
+def _look_after(
+    stores: Stores, enqueuer: Enqueuer, ref: ThreadRef, found: Lapsed, batch: _Batch, *, now_ms: int, aside: bool
+) -> None:
+    counts = batch.counts
+    match found.status:
+        case "erasing":
+            counts.erasing += 1
+            _queue(lambda: enqueuer.erase(ref, request=found.request, upto=found.upto))
+        case "dropped":
+            counts.dropped += 1
+            _tell_of_cold(stores, ref, batch)
+        case "fading" if found.head is not None:
+            counts.lapsed += 1
+            batch.add(_row(ref, found.head, "cold", now_ms, stores.settings.linger_seconds))
+        case _ if found.head is not None:
+            counts.hot += 1
+            batch.add(_row(ref, found.head, "hot", now_ms, 0))
+            if not aside:
+                _queue_flush(stores, enqueuer, ref, found.head, counts, now_ms)
+
+
+def _queue_flush(
+    stores: Stores, enqueuer: Enqueuer, ref: ThreadRef, head: Head, counts: SweepCounts, now_ms: int
+) -> None:
+    wanted = due(head, stores.settings, now_ms=now_ms)
+    if wanted == "none":
+        return
+    mode: FlushMode = "checkpoint" if wanted == "checkpoint" else stores.settings.exit_flush
+    if _queue(lambda: now(enqueuer.request_flush(stores.hot, ref, mode))):
+        counts.checkpoints += wanted == "checkpoint"
+        counts.flushes += wanted == "flush"
+
+
+def _queue(publish: Any) -> bool:
+    try:
+        publish()
+    except BrokerUnavailable as error:
+        log.warning("a sweep could not queue a task; the next one will", extra={"reason": error.reason})
+        return False
+    return True
+
+
+def _row(ref: ThreadRef, head: Head, tier: Literal["hot", "cold"], now_ms: int, lingers: float) -> CatalogRow:
+    return CatalogRow(
+        ref=ref,
+        tier=tier,
+        stamp=now_ms * 1000,
+        rev=head.rev,
+        archived_rev=head.archived,
+        cached_until=now_ms / 1000 + lingers if tier == "cold" else None,
+        object_key=head.key or None,
+        etag=head.etag or None,
+        raw_bytes=head.raw_bytes + head.log_bytes,
+        stored_bytes=head.base_bytes,
+        count=head.count,
+        chain=head.chain or None,
+        born=head.born,
+        codec=head.codec,
+        labels=head.labels,
+        forked_from=head.forked_from,
+        active_at=head.active / 1000,
+    )
+
+
+def _tell_of_cold(stores: Stores, ref: ThreadRef, batch: _Batch) -> None:
+    """A thread left Redis while the catalog was not looking: say what the bucket holds."""
+    try:
+        there = stores.cold.head(ref)
+    except ThreadkeepError as error:
+        log.warning("the bucket could not be asked in this sweep", extra={"thread": str(ref), "reason": str(error)})
+        stores.owe_catalog(ref)
+        return
+    if there is None or there.meta is None:
+        return
+    if there.meta.tombstone:
+        _finish_erasure(stores, ref, there.meta.attempt, there.meta.rev)
+        return
+    batch.add(
+        CatalogRow(
+            ref=ref,
+            tier="cold",
+            stamp=now(stores.hot.now_ms()) * 1000,
+            rev=there.meta.rev,
+            archived_rev=there.meta.rev,
+            object_key=there.key,
+            etag=there.etag,
+            version_id=there.version_id,
+            format=there.meta.FORMAT,
+            raw_bytes=there.meta.raw_bytes,
+            stored_bytes=there.size,
+            count=there.meta.count,
+            chain=there.meta.chain,
+            born=there.meta.born,
+            archived_at=there.modified,
+        )
+    )
+
+
+def _finish_erasure(stores: Stores, ref: ThreadRef, request: str, rev: int) -> None:
+    try:
+        stores.catalog.erase(ref, request_id=request, rev=rev)
+    except ThreadkeepError:
+        stores.owe_catalog(ref)
+
+
+def _prune(stores: Stores) -> None:
+    try:
+        stores.catalog.prune_events(stores.settings.events_keep_days)
+    except ThreadkeepError as error:
+        log.warning("old events could not be pruned", extra={"reason": str(error)})
+
+
+def _index(stores: Stores) -> Iterator[ThreadRef]:
+    return iter(now(_collect(stores.flow.index())))
+
+
+def _set_aside(stores: Stores) -> Iterable[tuple[str, ThreadRef, int]]:
+    limit = stores.settings.poison_after
+    return [item for item in now(_collect(stores.flow.unfinished())) if item[2] > limit]
+
+
+async def _collect(items: Any) -> list[Any]:
+    return [item async for item in items]
