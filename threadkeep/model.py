@@ -7,7 +7,7 @@ import secrets
 import string
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, unquote
 
@@ -384,6 +384,3 @@ class ThreadStat:
     @property
     def dirty(self) -> bool:
         return self.tier != "absent" and self.rev != self.archived_rev
-
-    def with_tier(self, tier: Literal["hot", "cold", "absent"]) -> "ThreadStat":
-        return replace(self, tier=tier)

@@ -70,11 +70,15 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A consistent copy of a whole thread: its head, its base as stored, and the records behind it."""
+    """A consistent copy of a whole thread: its head, its base as stored, the records behind it, and all id hashes.
+
+    `ids` is empty where it was not asked for.
+    """
 
     head: Head
     base: bytes
     tail: list[bytes]
+    ids: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,27 +157,28 @@ class HotTier:
         seconds, micros = await self.link.run("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
-    async def read(self, ref: ThreadRef) -> Contents | None:
+    async def read(self, ref: ThreadRef, *, with_ids: bool = False) -> Contents | None:
         """A consistent copy of a thread, leased or not; None if it is not here.
 
         Appends may go on meanwhile: what was there when the reading began is returned.
         """
         while (seen := await self.look(ref)).head is not None:
-            copy = await self.copy(ref, seen.head)
+            copy = await self.copy(ref, seen.head, with_ids=with_ids)
             if copy is not None:
                 return copy
         return None
 
-    async def copy(self, ref: ThreadRef, head: Head) -> Contents | None:
+    async def copy(self, ref: ThreadRef, head: Head, *, with_ids: bool = False) -> Contents | None:
         """The base and tail that `head` counts; None if the thread changed otherwise than by growing meanwhile."""
         base = b"".join([piece async for piece in self._base(ref, head.pieces)])
         tail = [record async for record in self._log(ref, head)]
+        ids = (await self.ids(ref))[: 16 * head.count] if with_ids else b""
         gen, base_count = await self.link.run("HMGET", self.keys(ref).head, "gen", "base_count")
         if gen is None or gen.decode() != head.gen or int(base_count) != head.base_count:
             return None
         if len(base) != head.base_bytes or len(tail) != head.tail_count:
             return None
-        return Contents(head, base, tail)
+        return Contents(head, base, tail, ids)
 
     async def ids(self, ref: ThreadRef, start: int = 0) -> bytes:
         """16-byte hashes of the message ids from the `start`-th on."""
@@ -182,6 +187,16 @@ class HotTier:
             pages.append(page)
             at += len(page)
         return b"".join(pages)
+
+    async def receipt(self, ref: ThreadRef, request: str) -> str | None:
+        """What a completed erasure recorded under its request."""
+        found = await self.link.run("GET", self.keys(ref).erased(request))
+        return found.decode() if found is not None else None
+
+    async def answer_to(self, ref: ThreadRef, question: str) -> str | None:
+        """What a worker answered to a question about a cold thread."""
+        found = await self.link.run("GET", self.keys(ref).answer(question))
+        return found.decode() if found is not None else None
 
     async def log_from(self, ref: ThreadRef, start: int) -> list[bytes]:
         """The records of the log from its `start`-th on."""

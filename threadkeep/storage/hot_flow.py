@@ -220,10 +220,10 @@ class TierFlow:
 
     # --- questions --------------------------------------------------------------------------------------------------
 
-    async def answer(self, ref: ThreadRef, text: str) -> None:
+    async def answer(self, ref: ThreadRef, question: str, text: str) -> None:
         """Answer whoever asked about a cold thread; the answer vanishes after half a minute."""
-        keys = self.hot.keys(ref)
-        await self.hot.link.batch([("SET", keys.answer, text, "PX", ANSWER_MS), ("PUBLISH", keys.channel, "answer")])
+        await self.hot.link.run("SET", self.hot.keys(ref).answer(question), text, "PX", ANSWER_MS)
+        await self.hot.link.run("PUBLISH", self.hot.keys(ref).channel, "answer")
 
     # --- sweep ------------------------------------------------------------------------------------------------------
 
@@ -267,13 +267,8 @@ class TierFlow:
         args = [ERASED_MS, receipt]
         return bool(await self.hot.call("erase_unmark", ref, args, staging=[self._erased(ref, request)]) == b"ok")
 
-    async def erase_receipt(self, ref: ThreadRef, request: str) -> str | None:
-        """What a completed request recorded."""
-        found = await self.hot.link.run("GET", self._erased(ref, request))
-        return found.decode() if found is not None else None
-
     def _erased(self, ref: ThreadRef, request: str) -> str:
-        return f"{self.hot.keys(ref).own}erased:{request}"
+        return self.hot.keys(ref).erased(request)
 
     async def _per_shard(self, command: str, key: Any, *args: Any) -> AsyncIterator[list[Any]]:
         shards = list(all_shards())

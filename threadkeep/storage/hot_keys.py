@@ -34,10 +34,13 @@ class ThreadKeys:
         """Where a restore, a verdict and a settled flush are announced."""
         return f"{self.own}news"
 
-    @property
-    def answer(self) -> str:
-        """What a worker answers to a question about a cold thread."""
-        return f"{self.own}answer"
+    def answer(self, question: str) -> str:
+        """What a worker answers to one question about a cold thread."""
+        return f"{self.own}answer:{question}"
+
+    def erased(self, request: str) -> str:
+        """The record that one erase request is complete."""
+        return f"{self.own}erased:{request}"
 
     @property
     def all(self) -> list[str]:

@@ -5,7 +5,8 @@ Each may run any number of times, in any order, and be killed at any step. Argum
 
 from typing import Any
 
-from celery import shared_task
+from celery import Celery, shared_task
+from celery.signals import worker_init
 
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import DEFAULT_NAMESPACE, FlushMode, ThreadRef
@@ -15,6 +16,8 @@ from threadkeep.tasks import erase as _erase
 from threadkeep.tasks import flush as _flush
 from threadkeep.tasks import hydrate as _hydrate
 from threadkeep.tasks import sweeper
+from threadkeep.tasks.adoption import declare_dead_letters
+from threadkeep.tasks.conf import SETTINGS_KEY
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
 from threadkeep.tasks.task import ThreadTask
@@ -60,10 +63,12 @@ def flush_thread(
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.describe_thread", soft_time_limit=30, time_limit=45)
-def describe_thread(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
-    """Say what is known of a thread, through the hot tier."""
+def describe_thread(
+    self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE, *, question: str = ""
+) -> dict[str, Any]:
+    """Say what is known of a thread; the answer to `question` goes through the hot tier."""
     ref = ThreadRef.of(thread_id, namespace)
-    return self.run_for(ref, "describe", lambda stores: _describe.describe(stores, ref))
+    return self.run_for(ref, "describe", lambda stores: _describe.describe(stores, ref, question))
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.erase_thread", soft_time_limit=90, time_limit=120)
@@ -106,3 +111,11 @@ def _tell_failure(stores: Stores, ref: ThreadRef, error: ThreadkeepError) -> Non
     seen = now(stores.hot.look(ref))
     if seen.ticket:
         now(stores.flow.tell(ref, seen.ticket, "failed", str(error)))
+
+
+@worker_init.connect(weak=False)
+def _declare_on_start(sender: object = None, **_: object) -> None:
+    """A worker makes RabbitMQ's place for dead letters before it declares the queues that name it."""
+    app = getattr(sender, "app", None)
+    if isinstance(app, Celery) and SETTINGS_KEY in app.conf:
+        declare_dead_letters(app)

@@ -15,6 +15,8 @@ QUEUES: Final = (HYDRATE, FLUSH, MAINTENANCE)
 DEAD: Final = "threadkeep.dead"
 """Where RabbitMQ puts what was delivered too often."""
 DELIVERIES: Final = 5
+SETTINGS_KEY: Final = "threadkeep_settings"
+"""Where an app's configuration carries the `Settings`; the environment is read where it does not."""
 
 ROUTES: Final = {
     "threadkeep.hydrate_thread": {"queue": HYDRATE},

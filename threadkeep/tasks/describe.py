@@ -1,7 +1,7 @@
 """Describe: what an app without S3 and Postgres credentials may ask of a thread; the answer goes through the hot tier."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import ThreadRef, ThreadStat
@@ -10,10 +10,10 @@ from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
 
 
-def describe(stores: Stores, ref: ThreadRef) -> Outcome:
+def describe(stores: Stores, ref: ThreadRef, question: str) -> Outcome:
     """Answer what is known of a thread: from Redis if it is there, else from the catalog, else from the bucket."""
     stat = find(stores, ref)
-    now(stores.flow.answer(ref, json.dumps(asdict(stat))))
+    now(stores.flow.answer(ref, question, json.dumps(asdict(stat))))
     return Outcome(stat.tier, rev=stat.rev, count=stat.count, bytes=stat.stored_bytes)
 
 
@@ -27,7 +27,7 @@ def find(stores: Stores, ref: ThreadRef) -> ThreadStat:
     except ThreadkeepError:
         entry = None
     if entry is not None and entry.stat.tier == "cold" and entry.erased_at is None:
-        return entry.stat
+        return replace(entry.stat, cached=False)
     return find_in_bucket(stores, ref)
 
 

@@ -2,14 +2,16 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
+from threadkeep.config import Settings
 from threadkeep.errors import BrokerUnavailable
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot import HotTier
+from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ class Enqueuer:
 
     app: Celery
 
+    @classmethod
+    def publishing(cls, app: Celery | None, settings: Settings) -> Self:
+        """Through a user's app, or one of our own that only publishes."""
+        return cls(app or make_app(settings, publisher=True))
+
     def hydrate(self, ref: ThreadRef, token: str, *, expires: float) -> None:
         """Queue `hydrate_thread`; it is dropped unrun after `expires` seconds, when nobody waits any more."""
         self._publish("threadkeep.hydrate_thread", ref, HYDRATE, task_id=f"hydrate-{token}", expires=expires)
@@ -35,9 +42,9 @@ class Enqueuer:
         """Queue `flush_thread`, to start after `delay` seconds."""
         self._publish("threadkeep.flush_thread", ref, FLUSH, {"mode": mode}, task_id=f"flush-{token}", countdown=delay or None)
 
-    def describe(self, ref: ThreadRef, *, expires: float) -> None:
+    def describe(self, ref: ThreadRef, question: str, *, expires: float) -> None:
         """Queue `describe_thread`; the answer comes through the hot tier."""
-        self._publish("threadkeep.describe_thread", ref, HYDRATE, expires=expires)
+        self._publish("threadkeep.describe_thread", ref, HYDRATE, {"question": question}, expires=expires)
 
     def erase(self, ref: ThreadRef, *, request: str, upto: int) -> None:
         """Queue `erase_thread`."""

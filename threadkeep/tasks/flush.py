@@ -12,6 +12,7 @@ from threadkeep.storage.hot import Contents, cut
 from threadkeep.storage.hot_flow import FlushStart, SealedFlush, Settled
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.parts import log_bytes
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
 
@@ -103,7 +104,7 @@ def _laid_out(contents: Contents, attempt: str, fresh: SealedTail, *, compact: b
         attempt=attempt,
         rev=head.rev,
         records=len(contents.tail),
-        record_bytes=_log_bytes(contents.tail),
+        record_bytes=log_bytes(contents.tail),
         pieces=cut(fresh.body),
         replaces=compact,
         base_count=fresh.seal.count,
@@ -122,9 +123,6 @@ def _laid_out(contents: Contents, attempt: str, fresh: SealedTail, *, compact: b
     )
     return Prepared(head, attempt, body, meta, sealed, fresh.raw_bytes)
 
-
-def _log_bytes(records: Sequence[bytes]) -> int:
-    return sum(map(len, records)) + len(records)
 
 
 def _put(stores: Stores, ref: ThreadRef, prepared: Prepared) -> StoredObject | Literal["again", "superseded", "erasing"]:

@@ -10,12 +10,10 @@ from celery import Task
 from threadkeep.config import Settings
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import ThreadRef
+from threadkeep.tasks.conf import SETTINGS_KEY
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores, log, stores_for
-
-SETTINGS_KEY = "threadkeep_settings"
-"""Where an app's configuration carries the `Settings`; the environment is read where it does not."""
 
 
 class ThreadTask(Task):  # type: ignore[misc]  # celery's stubs leave Task generic without parameters

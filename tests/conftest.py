@@ -1,0 +1,137 @@
+"""Real servers for all tests: started when first asked for, on free loopback ports, once a run."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from threadkeep.config import Settings
+from threadkeep.local.guard import guard
+from threadkeep.local.moto import MotoServer
+from threadkeep.local.postgres import PostgresServer
+from threadkeep.local.seaweed import SeaweedServer
+from threadkeep.local.valkey import ValkeyServer
+from threadkeep.local.workers import DEFAULT_APP, CeleryWorker
+from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
+
+BUCKET = "threadkeep-tests"
+StartWorker = Callable[..., CeleryWorker]
+
+for name in [name for name in os.environ if name.startswith("THREADKEEP_")]:
+    del os.environ[name]  # the developer's own settings are none of the tests' business
+
+
+@pytest.fixture(scope="session")
+def run_dir() -> Iterator[Path]:
+    """The folder of this run's servers; removed with it, however it ends."""
+    folder = Path(tempfile.mkdtemp(prefix="threadkeep-tests-"))
+    guard.remove_later(folder)
+    folder.chmod(0o711)  # as root, the user that PostgreSQL runs as must be able to pass through
+    yield folder
+    shutil.rmtree(folder)
+    guard.keep(folder)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(run_dir: Path) -> Iterator[ValkeyServer]:
+    with ValkeyServer(run_dir / "valkey") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(run_dir: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(run_dir / "postgres", durable=False) as server:
+        yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(run_dir: Path) -> Iterator[SeaweedServer]:
+    with SeaweedServer(run_dir / "seaweed", buckets=[BUCKET]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server(run_dir: Path) -> Iterator[MotoServer]:
+    with MotoServer(run_dir / "moto", buckets=[BUCKET]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def catalog_server(postgres_server: PostgresServer) -> PostgresServer:
+    """The PostgreSQL with the catalog's tables in it."""
+    from threadkeep.storage.migrations import upgrade
+
+    upgrade(Settings.load(database_url=postgres_server.url()))
+    return postgres_server
+
+
+@pytest.fixture
+def settings(
+    valkey_server: ValkeyServer, catalog_server: PostgresServer, seaweed_server: SeaweedServer
+) -> Settings:
+    """Settings of this test alone: its own keys, queues and objects, an empty catalog, and short waits."""
+    _empty_catalog(catalog_server.url())
+    mark = f"t{secrets.token_hex(4)}"
+    return Settings.load(
+        redis_url=valkey_server.url(0),
+        redis_timeout=5,
+        key_prefix=mark,
+        broker_url=valkey_server.url(1),
+        broker_prefix=f"{mark}:",
+        s3_bucket=BUCKET,
+        s3_prefix=mark,
+        s3_endpoint=seaweed_server.endpoint,
+        s3_region="us-east-1",
+        s3_access_key=seaweed_server.access_key,
+        s3_secret_key=seaweed_server.secret_key,
+        s3_addressing="path",
+        database_url=catalog_server.url(),
+        lease_seconds=10,
+        hydrate_wait=20,
+        ask_again=1,
+        linger_seconds=60,
+        soft_time_limit=20,
+        hard_time_limit=30,
+        visibility_timeout=60,
+        retry_backoff=0.2,
+        retry_backoff_max=2,
+    )
+
+
+@pytest.fixture
+def worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts Celery workers for this test's settings: `worker()`, `worker("threadkeep.flush", name="flush")`."""
+    started: list[CeleryWorker] = []
+
+    def start(*queues: str, name: str = "all", concurrency: int = 1, pool: str = "prefork", app: str = DEFAULT_APP):
+        process = CeleryWorker(
+            settings,
+            queues=queues or (HYDRATE, FLUSH, MAINTENANCE),
+            name=name,
+            concurrency=concurrency,
+            pool=pool,
+            data_dir=tmp_path / name,
+            app=app,
+        )
+        started.append(process)
+        return process.start()
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+def _empty_catalog(url: str) -> None:
+    from sqlalchemy import create_engine, text
+
+    from threadkeep.storage.catalog_schema import metadata
+
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))
+    engine.dispose()

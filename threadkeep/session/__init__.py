@@ -1,0 +1,1 @@
+"""Sessions: what an app uses to open, write, fork and read threads."""

@@ -1,0 +1,54 @@
+"""The cold store over S3: one object per thread, replaced only by whoever knows its ETag."""
+
+from collections.abc import Iterator
+
+from threadkeep.config import Settings
+from threadkeep.errors import ArchiveMoved
+from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
+from threadkeep.storage.cold_base import S3Base
+from threadkeep.storage.cold_revisions import S3RevisionStore
+from threadkeep.storage.ports import ColdStore
+from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing
+
+
+def open_cold(settings: Settings) -> ColdStore:
+    """The cold store that the settings describe; connects at first use, in the process that uses it.
+
+    Choose `conditional_writes` once per bucket: each store sees only what was written in its own layout.
+    """
+    return S3ColdStore.of(settings) if settings.conditional_writes == "on" else S3RevisionStore.of(settings)
+
+
+class S3ColdStore(S3Base):
+    """A `ColdStore` on a store that honours `If-Match` and `If-None-Match`.
+
+    Safe to use from several threads, and from processes forked after it was made.
+    """
+
+    def put(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, based_on: str | None) -> StoredObject:
+        key = self.keys.thread(ref)
+        try:
+            return self.bucket.put(key, body, meta, if_match=based_on, create=based_on is None)
+        except (ConditionFailed, ObjectMissing) as error:
+            raise ArchiveMoved(key) from error
+
+    def head(self, ref: ThreadRef) -> StoredObject | None:
+        return self.bucket.head(self.keys.thread(ref))
+
+    def get(self, ref: ThreadRef) -> tuple[StoredObject, bytes] | None:
+        return self.bucket.get(self.keys.thread(ref))
+
+    def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
+        """As the port says, and never the current version, whatever its ETag: it may be a successor's."""
+        key = self.keys.thread(ref)
+        old = [
+            version
+            for version in self.bucket.versions(key)
+            if version.key == key and not version.latest and version.etag != keep
+        ]
+        return self.bucket.purge(old) + self._purge_v1(ref)
+
+    def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
+        for item in self.bucket.listing(self.keys.listing(namespace)):
+            if ref := self.keys.thread_of(item.key):
+                yield ref, item

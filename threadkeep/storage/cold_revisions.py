@@ -1,0 +1,112 @@
+"""The cold store for S3-compatible stores without conditional writes: one immutable object per revision.
+
+Nothing is ever replaced, so no condition is needed: who writes late writes beside, and the highest counts.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Final, TypeVar
+
+from threadkeep.errors import StoreUnavailable, ThreadkeepError
+from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
+from threadkeep.storage.cold_base import S3Base
+from threadkeep.storage.s3_errors import STORE
+
+KEPT_REVISIONS: Final = 2
+"""The newest revisions that no put ever deletes."""
+GRACE_SECONDS: Final = 3600.0
+"""How long an older revision stays readable for whoever listed it before it was superseded."""
+
+_ROUNDS: Final = 4
+
+_log = logging.getLogger(__name__)
+_Read = TypeVar("_Read")
+
+
+class S3RevisionStore(S3Base):
+    """A `ColdStore` in which the highest (rev, attempt) of a thread is what is stored.
+
+    It keeps the port's promises but one: `put` never raises `ArchiveMoved`. A writer that lost leaves its
+    revision below the winner's, where `KEPT_REVISIONS` and `GRACE_SECONDS` decide how long it stays.
+    """
+
+    def put(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, based_on: str | None) -> StoredObject:  # noqa: ARG002  # the port's; nothing is replaced here
+        stored = self.bucket.put(self.keys.revision(ref, meta.rev, meta.attempt), body, meta)
+        try:
+            self._tidy(ref, stored)
+        except ThreadkeepError as error:
+            _log.warning("old revisions were not pruned", extra={"key": stored.key, "problem": str(error)})
+        return stored
+
+    def head(self, ref: ThreadRef) -> StoredObject | None:
+        return self._highest(ref, self.bucket.head)
+
+    def get(self, ref: ThreadRef) -> tuple[StoredObject, bytes] | None:
+        return self._highest(ref, self.bucket.get)
+
+    def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
+        """As the port says, and never the highest revision, whatever its ETag: it may be a successor's."""
+        found = [
+            version
+            for version in self.bucket.versions(self.keys.revisions(ref))
+            if self._is_of(ref, version.key)
+        ]
+        highest = max((version.key for version in found if version.latest and version.etag), default="")
+        old = [
+            version
+            for version in found
+            if version.etag != keep and not (version.latest and version.key == highest)
+        ]
+        return self.bucket.purge(old) + self._purge_v1(ref)
+
+    def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
+        for ref, items in groupby(self.bucket.listing(self.keys.listing(namespace)), self._ref_of):
+            if ref is not None:
+                yield ref, max(items, key=_by_key)
+
+    def _highest(self, ref: ThreadRef, read: Callable[[str], _Read | None]) -> _Read | None:
+        for _ in range(_ROUNDS):
+            revisions = self._revisions(ref)
+            if not revisions:
+                self.bucket.must_exist()
+                return None
+            if found := read(revisions[-1].key):
+                return found
+        raise StoreUnavailable(
+            STORE, "GetObject", f"the newest revision of {ref} vanished {_ROUNDS} times while it was read"
+        )
+
+    def _tidy(self, ref: ThreadRef, stored: StoredObject) -> None:
+        revisions = self._revisions(ref)
+        for item in stale(revisions, now=stored.modified):
+            self.bucket.delete(item.key)
+        highest = revisions[-1] if revisions else stored
+        if highest.key > stored.key and _is_tombstone(self.bucket.head(highest.key)):
+            self.bucket.delete(stored.key)  # the thread was erased meanwhile: this must not outlive it
+
+    def _revisions(self, ref: ThreadRef) -> list[StoredObject]:
+        """All revisions of a thread, lowest first."""
+        listed = self.bucket.listing(self.keys.revisions(ref))
+        return sorted((item for item in listed if self._is_of(ref, item.key)), key=_by_key)
+
+    def _is_of(self, ref: ThreadRef, key: str) -> bool:
+        found = self.keys.revision_of(key)
+        return found is not None and found[0] == ref
+
+    def _ref_of(self, item: StoredObject) -> ThreadRef | None:
+        found = self.keys.revision_of(item.key)
+        return found and found[0]
+
+
+def stale(revisions: Sequence[StoredObject], *, now: float) -> list[StoredObject]:
+    """Which of a thread's revisions, lowest first, nobody reads any more; `now` is Unix time."""
+    return [item for item in revisions[:-KEPT_REVISIONS] if item.modified < now - GRACE_SECONDS]
+
+
+def _by_key(item: StoredObject) -> str:
+    return item.key
+
+
+def _is_tombstone(stored: StoredObject | None) -> bool:
+    return stored is not None and stored.meta is not None and stored.meta.tombstone

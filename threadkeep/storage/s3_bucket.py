@@ -1,0 +1,273 @@
+"""One bucket as typed operations on keys: ETags unquoted, metadata parsed, errors mapped."""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import quote, urlencode
+
+from threadkeep.errors import StoreRefused, StoreUnavailable
+from threadkeep.model import ArchiveMeta, StoredObject
+from threadkeep.storage.s3_client import LazyClient
+from threadkeep.storage.s3_errors import STORE, ConditionFailed, ObjectMissing, mapped
+
+if TYPE_CHECKING:
+    from types_boto3_s3.client import S3Client
+
+CONTENT_TYPE: Final = "application/zstd"
+"""No ContentEncoding beside it: HTTP clients would decompress on the way, some of them only one frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class WritePolicy:
+    """What is asked of the store for every object written.
+
+    Attributes:
+        storage_class: None for the bucket's own.
+        sse: Server-side encryption; None for the bucket's own.
+        sse_kms_key: Key id or ARN; only with `aws:kms`.
+        tags: At most ten, by S3's rule.
+        checksum: Verified by the store on upload, and by the SDK on download where the store gives it back.
+    """
+
+    storage_class: str | None = None
+    sse: Literal["AES256", "aws:kms"] | None = None
+    sse_kms_key: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    checksum: Literal["CRC32", "SHA256"] | None = "CRC32"
+
+    def placement(self) -> dict[str, str]:
+        """Arguments of PutObject and CopyObject that say where and how to keep the object."""
+        wanted = {
+            "StorageClass": self.storage_class,
+            "ServerSideEncryption": self.sse,
+            "SSEKMSKeyId": self.sse_kms_key,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def upload(self, body: bytes) -> dict[str, str]:
+        """All arguments of PutObject that this policy asks for."""
+        tagging = {"Tagging": urlencode(self.tags, quote_via=quote)} if self.tags else {}
+        return {**self.placement(), **tagging, **self._digest(body)}
+
+    def _digest(self, body: bytes) -> dict[str, str]:
+        # Computed here, not by the SDK, which over TLS would send it as a trailer of an aws-chunked body.
+        match self.checksum:
+            case "CRC32":
+                return {"ChecksumCRC32": base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()}
+            case "SHA256":
+                return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode()}
+            case None:
+                return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a key, or a delete marker.
+
+    Attributes:
+        version_id: None on a store without versions, `null` for an object older than the bucket's versioning.
+        etag: Unquoted; empty for a delete marker.
+        latest: Whether it is what a plain GET sees (or does not see, for a marker).
+    """
+
+    key: str
+    version_id: str | None
+    etag: str
+    latest: bool
+
+
+class S3Bucket:
+    """The operations of one bucket. Safe to use from several threads, and after a fork.
+
+    Raises (all methods):
+        StoreUnavailable, StoreRefused: as of `s3_errors.mapped`; `ObjectMissing` and `ConditionFailed` are
+            among the latter.
+    """
+
+    def __init__(self, connection: LazyClient, policy: WritePolicy) -> None:
+        self.name = connection.access.bucket
+        self.policy = policy
+        self.connection = connection
+        self._seen = False
+
+    @property
+    def client(self) -> "S3Client":
+        return self.connection.get()
+
+    def put(
+        self, key: str, body: bytes, meta: ArchiveMeta, *, if_match: str | None = None, create: bool = False
+    ) -> StoredObject:
+        """One PutObject; with `create` only where no object is, with `if_match` only over that ETag."""
+        request: dict[str, Any] = {**self.policy.upload(body), "Metadata": meta.to_headers()}
+        if create:
+            request["IfNoneMatch"] = "*"
+        elif if_match is not None:
+            request["IfMatch"] = if_match  # unquoted: some stores compare the text as it is, all accept it so
+        with mapped("PutObject", key):
+            answer = self.client.put_object(
+                Bucket=self.name, Key=key, Body=body, ContentType=CONTENT_TYPE, **request
+            )
+        sent_at = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return StoredObject(
+            key=key,
+            etag=unquoted(answer["ETag"]),
+            size=len(body),
+            meta=meta,
+            modified=parsedate_to_datetime(sent_at).timestamp() if sent_at else 0.0,
+            version_id=_version(answer),
+        )
+
+    def head(self, key: str) -> StoredObject | None:
+        try:
+            with mapped("HeadObject", key):
+                answer = self.client.head_object(Bucket=self.name, Key=key)
+        except ObjectMissing:
+            self.must_exist()
+            return None
+        return _stored(key, answer)
+
+    def get(self, key: str) -> tuple[StoredObject, bytes] | None:
+        """Metadata and body of one answer, so of one version."""
+        verify: dict[str, Any] = {"ChecksumMode": "ENABLED"} if self.policy.checksum else {}
+        try:
+            with mapped("GetObject", key):
+                answer = self.client.get_object(Bucket=self.name, Key=key, **verify)
+                body = answer["Body"].read()
+        except ObjectMissing:
+            self.must_exist()
+            return None
+        if len(body) != answer["ContentLength"]:
+            reason = f"{len(body)} of {answer['ContentLength']} bytes came"
+            raise StoreUnavailable(STORE, "GetObject", reason)
+        return _stored(key, answer), body
+
+    def copy(self, source: StoredObject, key: str) -> bool:
+        """Copy an object on the server with its metadata if its ETag is still the same; whether that was so.
+
+        The copy is looked at afterwards, because some stores (moto) ignore the condition. Its ETag is not
+        compared: under SSE-KMS a copy has another.
+        """
+        origin: dict[str, str] = {"Bucket": self.name, "Key": source.key}
+        if source.version_id is not None:
+            origin["VersionId"] = source.version_id
+        request: dict[str, Any] = {**self.policy.placement(), "CopySource": origin}
+        try:
+            with mapped("CopyObject", source.key):
+                self.client.copy_object(
+                    Bucket=self.name,
+                    Key=key,
+                    CopySourceIfMatch=source.etag,
+                    MetadataDirective="COPY",
+                    **request,
+                )
+        except (ObjectMissing, ConditionFailed):
+            return False
+        copied = self.head(key)
+        if copied is not None and (copied.size, copied.meta) == (source.size, source.meta):
+            return True
+        self.delete(key)
+        return False
+
+    def delete(self, key: str, version_id: str | None = None) -> None:
+        """Delete a key, or for good one version of it; no error if there is none.
+
+        Objects go one by one: DeleteObjects needs a checksum that S3-compatible stores disagree about.
+        """
+        request: dict[str, Any] = {} if version_id is None else {"VersionId": version_id}
+        try:
+            with mapped("DeleteObject", key):
+                self.client.delete_object(Bucket=self.name, Key=key, **request)
+        except ObjectMissing:
+            return
+
+    def purge(self, versions: Iterable[Version]) -> int:
+        """Delete versions and markers for good; how many."""
+        count = 0
+        for version in versions:
+            self.delete(version.key, version.version_id)
+            count += 1
+        return count
+
+    def listing(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects under a prefix in the store's order of keys; `meta` and `version_id` are None."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        with mapped("ListObjectsV2"):
+            for page in pages:
+                for item in page.get("Contents", []):
+                    modified = item["LastModified"].timestamp()
+                    yield StoredObject(item["Key"], unquoted(item["ETag"]), item["Size"], None, modified)
+
+    def versions(self, prefix: str) -> list[Version]:
+        """All versions and delete markers under a prefix; the objects, on a store that knows no versions."""
+        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix)
+        found: list[Version] = []
+        try:
+            with mapped("ListObjectVersions"):
+                for page in pages:
+                    found += map(_version_of, page.get("Versions", []))
+                    found += map(_version_of, page.get("DeleteMarkers", []))
+        except StoreRefused as error:
+            if not error.reason.startswith(("NotImplemented", "MethodNotAllowed")):
+                raise
+            return [Version(item.key, None, item.etag, latest=True) for item in self.listing(prefix)]
+        return found
+
+    def versioned(self) -> bool:
+        with mapped("GetBucketVersioning"):
+            return self.client.get_bucket_versioning(Bucket=self.name).get("Status") == "Enabled"
+
+    def must_exist(self) -> None:
+        """Tell a missing object from a missing bucket, which a HEAD answers alike with a bare 404.
+
+        Asks once per process: a PUT into a bucket that went away later is refused by name.
+        """
+        if not self._seen:
+            self.check()
+
+    def check(self) -> None:
+        """Ask for the bucket itself.
+
+        Raises:
+            StoreRefused: there is none of that name, or these credentials may not use it.
+        """
+        try:
+            with mapped("HeadBucket"):
+                self.client.head_bucket(Bucket=self.name)
+        except ObjectMissing as error:
+            remedy = "Create the bucket, or set THREADKEEP_S3_BUCKET to one that exists."
+            raise StoreRefused(STORE, "HeadBucket", f"there is no bucket {self.name}", remedy) from error
+        self._seen = True
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def unquoted(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _stored(key: str, answer: Any) -> StoredObject:
+    headers = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+    modified: datetime = answer["LastModified"]
+    return StoredObject(
+        key=key,
+        etag=unquoted(answer["ETag"]),
+        size=answer["ContentLength"],
+        meta=ArchiveMeta.from_headers(headers),
+        modified=modified.timestamp(),
+        version_id=_version(answer),
+    )
+
+
+def _version(answer: Any) -> str | None:
+    version_id: str | None = answer.get("VersionId")
+    return None if version_id == "null" else version_id
+
+
+def _version_of(item: Any) -> Version:
+    return Version(item["Key"], item["VersionId"], unquoted(item.get("ETag", "")), item["IsLatest"])
