@@ -1,4 +1,4 @@
-"""Keeps AI-agent conversations: hot in Redis while in use, cold in S3 when idle, with Postgres knowing which is which."""
+"""Keeps AI-agent conversations: hot in Redis while in use, cold in S3 when idle, catalogued in Postgres."""
 
 from threadkeep.config import Settings
 from threadkeep.errors import ThreadBusy, ThreadExists, ThreadkeepError, ThreadNotFound

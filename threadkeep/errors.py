@@ -47,8 +47,8 @@ class MessageConflict(ThreadkeepError):
 
     def __str__(self) -> str:
         return (
-            f"thread {self.thread} already holds a message {self.message_id!r} with other content; nothing was written. "
-            "Use another id, or truncate first."
+            f"thread {self.thread} already holds a message {self.message_id!r} with other content. "
+            "Nothing was written. Use another id, or truncate first."
         )
 
 
@@ -125,7 +125,7 @@ class ThreadBusy(ThreadkeepError):
 
     def __str__(self) -> str:
         return (
-            f"another session writes thread {self.thread}; its lease runs for {self.seconds:.1f} s more unless renewed. "
+            f"another session writes thread {self.thread}; its lease runs {self.seconds:.1f} s more, or is renewed. "
             "Nothing was changed. Pass wait=seconds to queue for it, or read() to look without writing."
         )
 
@@ -245,7 +245,9 @@ class ArchiveFrozen(ThreadkeepError):
         self.key, self.storage_class = key, storage_class
 
     def __str__(self) -> str:
-        return f"{self.key} lies in {self.storage_class}; it is safe. Restore it with the store's own tools, then retry."
+        return (
+            f"{self.key} lies in {self.storage_class}; it is safe. Restore it with the store's own tools, then retry."
+        )
 
 
 # --- waiting --------------------------------------------------------------------------------------------------------

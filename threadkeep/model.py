@@ -167,7 +167,9 @@ def checked_record(entry: Entry, *, max_bytes: int) -> bytes:
     record = entry.to_record()
     if len(record) > max_bytes:
         raise InvalidMessage(
-            where, f"{len(record):,} bytes", f"exceeds THREADKEEP_MAX_MESSAGE_BYTES ({max_bytes:,}); store a reference"
+            where,
+            f"{len(record):,} bytes",
+            f"exceeds THREADKEEP_MAX_MESSAGE_BYTES ({max_bytes:,}); store a reference",
         )
     return record
 
@@ -196,11 +198,13 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:
         for index, inner in enumerate(value):
             check_json(inner, f"{where}[{index}]", depth + 1)
         return
-    raise InvalidMessage(where, type(value).__name__, "is not JSON; convert it first (for an SDK object: its model_dump)")
+    raise InvalidMessage(
+        where, type(value).__name__, "is not JSON; convert it first (for an SDK object: its model_dump)"
+    )
 
 
 def dump_json(value: Any) -> bytes:
-    """Compact ASCII JSON in insertion order. ASCII, so that lone surrogates survive; order, so that bytes are stable."""
+    """Compact ASCII JSON in insertion order: ASCII keeps lone surrogates, the order keeps bytes stable."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
@@ -233,9 +237,11 @@ def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
         if not isinstance(name, str) or not 0 < len(name) <= 64:
             raise InvalidMessage("labels", ascii(name)[:80], "a label's name has 1 to 64 characters")
         if not isinstance(value, str) or len(value) > 256:
-            raise InvalidMessage(f"labels.{name}", ascii(value)[:80], "a label's value is a string of at most 256 characters")
+            raise InvalidMessage(
+                f"labels.{name}", ascii(value)[:80], "a label's value is a string of at most 256 characters"
+            )
         if "\x00" in name + value or any(unicodedata.category(c) == "Cs" for c in name + value):
-            raise InvalidMessage(f"labels.{ascii(name)}", ascii(value)[:80], "a label holds no NUL and no lone surrogate")
+            raise InvalidMessage(f"labels.{name!a}", ascii(value)[:80], "a label holds no NUL and no lone surrogate")
     return dict(sorted(labels.items()))
 
 

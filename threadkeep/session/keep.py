@@ -133,7 +133,7 @@ class Threadkeep:
         return self._session(Writer(self._threads, ref, token, head), wait_flush)
 
     def read(self, id: str, *, namespace: str | None = None) -> ThreadView:  # noqa: A002
-        """A thread as it is now, without a lease, so that one being written can be looked at. Brings it back if cold."""
+        """A thread as it is now, without a lease: one being written can be looked at. Brings it back if cold."""
         return run_now(self._threads.view(self._ref(id, namespace)))
 
     def stat(self, id: str, *, namespace: str | None = None) -> ThreadStat:  # noqa: A002

@@ -33,7 +33,7 @@ from threadkeep.model import (
     fresh_mark,
 )
 from threadkeep.storage.archive import id_hash
-from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot import Contents, HotTier, Parts
 from threadkeep.storage.hot_head import Head, identity_fields
 from threadkeep.storage.parts import entries_of, first_parts, plain_parts, whole_parts
 from threadkeep.tasks.enqueue import Enqueuer
@@ -172,16 +172,7 @@ class Threads:
             contents = await self.hot.read(source, with_ids=True)
             if contents is None:
                 continue
-            head = contents.head
-            identity = Identity(head.codec, head.state, head.labels, source.member)
-            fields = identity.fields(self.settings)
-            if before is None:
-                parts = whole_parts(contents, fields)
-            else:
-                keep = position(contents.ids, before)
-                if keep is None:
-                    raise MessageNotFound(str(source), before)
-                parts = first_parts(contents, keep, max_bytes=self.settings.max_thread_bytes, fields=fields)
+            parts = self._copied(source, contents, before)
             ticket = ""
             if chosen:
                 brought = await self.bring(target, deadline - time.monotonic())
@@ -195,6 +186,16 @@ class Threads:
                 raise ThreadExists(str(target), "hot")
             if made.status == "erasing":
                 raise ThreadErased(str(target))
+
+    def _copied(self, source: ThreadRef, contents: Contents, before: str | None) -> Parts:
+        head = contents.head
+        fields = Identity(head.codec, head.state, head.labels, source.member).fields(self.settings)
+        if before is None:
+            return whole_parts(contents, fields)
+        keep = position(contents.ids, before)
+        if keep is None:
+            raise MessageNotFound(str(source), before)
+        return first_parts(contents, keep, max_bytes=self.settings.max_thread_bytes, fields=fields)
 
     async def _create(self, ref: ThreadRef, token: str, identity: Identity, ticket: str) -> Head | None:
         """Make an empty thread; None if somebody else was faster or the ticket is gone."""
@@ -221,7 +222,7 @@ class Threads:
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     async def bring(self, ref: ThreadRef, seconds: float) -> Brought:
-        """Wait until a thread is in Redis, or a worker has said that it is absent. Any number of waiters share one task.
+        """Wait until a thread is in Redis, or a worker has said that it is absent. All waiters share one task.
 
         Raises:
             HydrateTimeout, HydrateFailed, ThreadErased, BrokerUnavailable
@@ -308,7 +309,7 @@ class Threads:
         try:
             await self._dispatch(lambda: self.enqueuer.flush(ref, mode, token, delay=delay))
         except BrokerUnavailable as error:
-            log.warning("%s", error, extra={"thread": str(ref)})
+            log.warning("%s", error, extra={"thread_id": str(ref)})
             await self.hot.withdraw(ref, "flush", token)
             return False
         return True
@@ -318,7 +319,7 @@ class Threads:
         try:
             await self.ask(ref, keep=self.settings.hydrate_wait)
         except BrokerUnavailable as error:
-            log.warning("%s", error, extra={"thread": str(ref)})
+            log.warning("%s", error, extra={"thread_id": str(ref)})
             return False
         return True
 

@@ -145,14 +145,14 @@ class Writer:
         seen: set[str] = set()
         for entry in entries:
             if entry.id in seen:
-                raise InvalidMessage("ids", ascii(entry.id)[:80], "stands twice in one append; give each message its own id")
+                raise InvalidMessage(
+                    "ids", ascii(entry.id)[:80], "stands twice in one append; give each message its own id"
+                )
             seen.add(entry.id)
             if entry.fmt != self.codec:
                 raise FormatMismatch(str(self.ref), self.codec, str(entry.fmt))
 
-    async def _without_known(
-        self, entries: list[Entry], records: list[bytes]
-    ) -> tuple[list[Entry], list[bytes]]:
+    async def _without_known(self, entries: list[Entry], records: list[bytes]) -> tuple[list[Entry], list[bytes]]:
         """What is not in the thread yet.
 
         Raises:
@@ -307,7 +307,10 @@ class Writer:
         if status == "enqueue":
             return await self._threads.publish_flush(self.ref, mode, flush_token, delay=self._settings.flush_delay)
         if status in ("fenced", "absent", "erasing"):
-            log.warning("a session had lost its lease when it was left", extra={"thread": str(self.ref), "status": status})
+            log.warning(
+                "a session had lost its lease when it was left",
+                extra={"thread_id": str(self.ref), "status": status},
+            )
         return status in ("coalesced", "clean")
 
     async def wait_flushed(self, seconds: float) -> None:

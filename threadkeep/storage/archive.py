@@ -130,7 +130,9 @@ def read_frames(body: bytes, *, where: str, thread: str = "", max_bytes: int, ch
         if frame.seal.chain != chain:
             raise ArchiveCorrupt(thread, where, f"the frame at byte {offset} does not continue the chain of digests")
         if frame.seal.count != count:
-            raise ArchiveCorrupt(thread, where, f"the frame at byte {offset} counts {frame.seal.count} messages, not {count}")
+            raise ArchiveCorrupt(
+                thread, where, f"the frame at byte {offset} counts {frame.seal.count} messages, not {count}"
+            )
         yield frame
         offset += size
 
@@ -151,7 +153,13 @@ def is_archive(body: bytes) -> bool:
 
 def tombstone(ref: ThreadRef, *, rev: int, request: str) -> bytes:
     """The bytes that stand in an erased thread's place; `zstdcat` shows them too."""
-    fields = {"v": SEAL_VERSION, "namespace": ref.namespace, "id": ref.thread_id, "rev": rev, "request": request}
+    fields = {
+        "v": SEAL_VERSION,
+        "namespace": ref.namespace,
+        "id": ref.thread_id,
+        "rev": rev,
+        "request": request,
+    }
     return _compress(dump_json({"$threadkeep_erased": fields}) + b"\n", 3)
 
 
@@ -210,7 +218,10 @@ def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 def _compress(raw: bytes, level: int) -> bytes:
-    options = {zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: 1}
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: level,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
     return zstd.compress(raw, options=options)
 
 
@@ -267,7 +278,11 @@ def _parse_seal(line: bytes, where: str, thread: str) -> Seal:
         fields = json.loads(line)["$threadkeep"]
         version = fields["v"]
         if version != SEAL_VERSION:
-            raise ArchiveCorrupt(thread, where, f"its format version {version!r} is not the {SEAL_VERSION} that this version reads")
+            raise ArchiveCorrupt(
+                thread,
+                where,
+                f"its format version {version!r} is not the {SEAL_VERSION} that this version reads",
+            )
         return Seal(
             namespace=str(fields["namespace"]),
             thread_id=str(fields["id"]),

@@ -46,9 +46,7 @@ class PostgresCatalog:
         return to_entry(found[0], now=time.time()) if found else None
 
     def page(self, where: CatalogFilter, limit: int) -> list[CatalogEntry]:
-        query = (
-            ENTRY.where(*conditions(where)).order_by(threads.c.namespace, threads.c.thread_id).limit(limit)
-        )
+        query = ENTRY.where(*conditions(where)).order_by(threads.c.namespace, threads.c.thread_id).limit(limit)
         now = time.time()
         return [to_entry(columns, now=now) for columns in self._read("page", query)]
 
@@ -73,9 +71,7 @@ class PostgresCatalog:
 
     def epoch_changed(self, shard: int, epoch: str) -> bool:
         """Remember the epoch of a shard; True if it replaced another. Of many at once, one hears True."""
-        changes = self._run(
-            "epoch_changed", lambda connection: writes.remember_epoch(connection, shard, epoch)
-        )
+        changes = self._run("epoch_changed", lambda connection: writes.remember_epoch(connection, shard, epoch))
         return bool(changes)
 
     def prune_events(self, older_than_days: int) -> int:

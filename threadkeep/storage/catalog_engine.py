@@ -61,9 +61,7 @@ def open_engine(settings: Settings, *, statement_seconds: float | None) -> Engin
     )
     if statement_seconds is not None:
         bounded = _bounded(statement_seconds + _GRACE)
-        event.listen(
-            engine, "do_connect", lambda _dialect, _record, args, named: bounded.connect(*args, **named)
-        )
+        event.listen(engine, "do_connect", lambda _dialect, _record, args, named: bounded.connect(*args, **named))
     return engine
 
 

@@ -27,10 +27,7 @@ def seconds(column: ColumnElement[Any]) -> ColumnElement[float]:
 
 
 ENTRY: Final = select(
-    *(
-        seconds(column).label(column.name) if isinstance(column.type, DateTime) else column
-        for column in threads.c
-    )
+    *(seconds(column).label(column.name) if isinstance(column.type, DateTime) else column for column in threads.c)
 )
 
 
@@ -68,9 +65,7 @@ def conditions(where: CatalogFilter) -> list[ColumnElement[bool]]:
     if where.id_prefix:
         found.append(func.starts_with(threads.c.thread_id, where.id_prefix))
     if where.idle_since is not None:
-        found.append(
-            or_(threads.c.active_at.is_(None), threads.c.active_at < func.to_timestamp(where.idle_since))
-        )
+        found.append(or_(threads.c.active_at.is_(None), threads.c.active_at < func.to_timestamp(where.idle_since)))
     if where.after is not None:
         found.append(_behind(where.after, where.namespace))
     return found

@@ -59,9 +59,7 @@ threads: Final = Table(
 )
 
 # `labels @> …` of any label; path operators make the index half as large and serve no other query of ours.
-Index(
-    "ix_threads_labels", threads.c.labels, postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}
-)
+Index("ix_threads_labels", threads.c.labels, postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"})
 # Idle threads of a tier.
 Index("ix_threads_tier_active_at", threads.c.tier, threads.c.active_at)
 # The forks of one thread; most threads are none, so the index holds only those that are.

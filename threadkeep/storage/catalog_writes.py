@@ -43,9 +43,7 @@ def _upsert() -> Insert:
     statement = insert(threads).from_select(list(_WRITTEN), select(*values))
     new: Any = statement.excluded
     changes: dict[str, Any] = {name: func.greatest(threads.c[name], new[name]) for name in GROWING}
-    changes |= {
-        name: _later(new, name, ("born",), func.greatest(new[name], threads.c[name])) for name in LIFE_REVS
-    }
+    changes |= {name: _later(new, name, ("born",), func.greatest(new[name], threads.c[name])) for name in LIFE_REVS}
     changes |= {
         name: _later(new, name, versions, func.coalesce(new[name], threads.c[name]))
         for name, versions in FOLLOWS.items()

@@ -47,17 +47,9 @@ class S3RevisionStore(S3Base):
 
     def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
         """As the port says, and never the highest revision, whatever its ETag: it may be a successor's."""
-        found = [
-            version
-            for version in self.bucket.versions(self.keys.revisions(ref))
-            if self._is_of(ref, version.key)
-        ]
+        found = [version for version in self.bucket.versions(self.keys.revisions(ref)) if self._is_of(ref, version.key)]
         highest = max((version.key for version in found if version.latest and version.etag), default="")
-        old = [
-            version
-            for version in found
-            if version.etag != keep and not (version.latest and version.key == highest)
-        ]
+        old = [version for version in found if version.etag != keep and not (version.latest and version.key == highest)]
         return self.bucket.purge(old) + self._purge_v1(ref)
 
     def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:

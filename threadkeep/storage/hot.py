@@ -232,12 +232,24 @@ class HotTier:
         args = [token, self._lease_ms, head.gen, gen, keep, cut_bytes]
         return _written(await self.call("truncate", ref, args))
 
-    async def rewrite(self, ref: ThreadRef, token: str, head: Head, parts: Parts, *, gen: str, anew: bool = False) -> Written:
+    async def rewrite(
+        self, ref: ThreadRef, token: str, head: Head, parts: Parts, *, gen: str, anew: bool = False
+    ) -> Written:
         """Put other messages in the place of all; `anew` makes it another thread, born now, on the same archive."""
         staging = self.keys(ref).staging(fresh_mark())
         await self._stage(staging, parts)
         count = parts.base_count + len(parts.log)
-        args = [token, self._lease_ms, head.gen, gen, len(parts.pieces), parts.base_count, count, int(anew), *parts.fields]
+        args = [
+            token,
+            self._lease_ms,
+            head.gen,
+            gen,
+            len(parts.pieces),
+            parts.base_count,
+            count,
+            int(anew),
+            *parts.fields,
+        ]
         return _written(await self.call("rewrite", ref, args, staging=staging))
 
     async def create(self, ref: ThreadRef, token: str, parts: Parts, *, ticket: str, gen: str) -> Created:

@@ -126,8 +126,10 @@ class TierFlow:
             return FlushStart(status.decode(), rest[0].decode(), Head.parse(rest[1:]))
         return FlushStart(status.decode(), runs=int(rest[0]) if rest else 0)
 
-    async def settle(self, ref: ThreadRef, sealed: SealedFlush, stored: StoredObject, *, gen: str, mode: FlushMode) -> Settled:
-        """Trim what the archive holds and leave, or stay. Stages the frames only where something stays; safe to repeat."""
+    async def settle(
+        self, ref: ThreadRef, sealed: SealedFlush, stored: StoredObject, *, gen: str, mode: FlushMode
+    ) -> Settled:
+        """Trim what the archive holds and leave, or stay. Stages frames only where something stays; safe to repeat."""
         new_gen = fresh_mark()
         if mode == "evict":
             outcome = await self._settle(ref, sealed, stored, gen, new_gen, mode, staged=None)
@@ -149,7 +151,15 @@ class TierFlow:
         staged: str | None,
     ) -> Settled:
         pieces = len(sealed.pieces) if staged else 0
-        args = [sealed.attempt, gen, new_gen, sealed.rev, sealed.records, sealed.record_bytes, sealed.base_count]
+        args = [
+            sealed.attempt,
+            gen,
+            new_gen,
+            sealed.rev,
+            sealed.records,
+            sealed.record_bytes,
+            sealed.base_count,
+        ]
         facts = ["base_bytes", sealed.base_bytes, "frames", sealed.frames, "chain", sealed.chain]
         place = ["raw_bytes", sealed.raw_bytes, "etag", stored.etag, "key", stored.key]
         tail = [pieces, int(sealed.replaces), mode, *facts, *place]
@@ -282,7 +292,10 @@ def restored_fields(
 ) -> list[Any]:
     """Pairs for the head of a restored thread that say where it came from."""
     place = ["etag", stored.etag if stored else "", "key", stored.key if stored else "", "born", born]
-    return [*base_fields(base_bytes=base_bytes, frames=frames, chain=chain, raw_bytes=raw_bytes, log_bytes=0), *place]
+    return [
+        *base_fields(base_bytes=base_bytes, frames=frames, chain=chain, raw_bytes=raw_bytes, log_bytes=0),
+        *place,
+    ]
 
 
 def _settled(reply: Sequence[bytes]) -> Settled:

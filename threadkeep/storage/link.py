@@ -150,7 +150,7 @@ class SyncLink:
             pubsub.close()
 
     async def pause(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251  a SyncLink blocks: that is what it is for
 
     async def close(self) -> None:
         with self._lock:
@@ -162,7 +162,10 @@ class SyncLink:
         if self._client is None or self._pid != os.getpid():
             with self._lock:
                 if self._client is None or self._pid != os.getpid():
-                    self._client, self._pid = _connect(self._settings, redis.Redis, redis.RedisCluster, Retry), os.getpid()
+                    self._client, self._pid = (
+                        _connect(self._settings, redis.Redis, redis.RedisCluster, Retry),
+                        os.getpid(),
+                    )
         return self._client
 
 
@@ -237,7 +240,9 @@ class AsyncLink:
     def _connected(self) -> Any:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            self._client = _connect(self._settings, redis.asyncio.Redis, redis.asyncio.RedisCluster, redis.asyncio.retry.Retry)
+            self._client = _connect(
+                self._settings, redis.asyncio.Redis, redis.asyncio.RedisCluster, redis.asyncio.retry.Retry
+            )
             self._loop = loop
         return self._client
 
@@ -278,7 +283,12 @@ def mapped(error: Exception, operation: str) -> ThreadkeepError:
     if isinstance(error, AuthenticationError | NoPermissionError):
         return StoreRefused("Redis", operation, reason, "Check the user and password in THREADKEEP_REDIS_URL.")
     if isinstance(error, OutOfMemoryError):
-        return StoreRefused("Redis", operation, reason, "Free memory or raise maxmemory; what was acknowledged before is safe.")
+        return StoreRefused(
+            "Redis",
+            operation,
+            reason,
+            "Free memory or raise maxmemory; what was acknowledged before is safe.",
+        )
     if isinstance(error, ReadOnlyError | ClusterDownError | ClusterError) or not isinstance(error, ResponseError):
         return StoreUnavailable("Redis", operation, reason)
     return StoreRefused("Redis", operation, reason, "Run `threadkeep doctor`.")

@@ -98,7 +98,7 @@ class ColdStore(Protocol):
         ...
 
     def probe(self) -> ColdFacts:
-        """Try the bucket as it is; writes, reads and deletes one small object of its own under the prefix. Never raises."""
+        """Try the bucket as it is, with one small object of its own under the prefix. Never raises."""
         ...
 
     def close(self) -> None:
@@ -204,7 +204,8 @@ class Catalog(Protocol):
     """
 
     def record(self, rows: Iterable[CatalogRow], events: Iterable[CatalogEvent] = ()) -> None:
-        """Write rows and events in one transaction. Safe to repeat and to reorder:
+        """Write rows and events in one transaction; safe to repeat and to reorder.
+
         `rev` and `archived_rev` only grow, what describes the object follows `archived_rev`, `tier` and `cached_until`
         follow `stamp`. A row of an erased thread comes back to life only by a `born` after its erasure.
         """

@@ -109,9 +109,7 @@ class S3Bucket:
         elif if_match is not None:
             request["IfMatch"] = if_match  # unquoted: some stores compare the text as it is, all accept it so
         with mapped("PutObject", key):
-            answer = self.client.put_object(
-                Bucket=self.name, Key=key, Body=body, ContentType=CONTENT_TYPE, **request
-            )
+            answer = self.client.put_object(Bucket=self.name, Key=key, Body=body, ContentType=CONTENT_TYPE, **request)
         sent_at = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return StoredObject(
             key=key,

@@ -114,5 +114,11 @@ def _kind_of(value: dict[str, Any]) -> Kind:
         return "system"
     inner = value.get("message") or value.get("content")
     role = inner.get("role") if isinstance(inner, dict) else None
-    kinds: dict[Any, Kind] = {"assistant": "assistant", "model": "assistant", "ai": "assistant", "tool": "tool", "system": "system"}
+    kinds: dict[Any, Kind] = {
+        "assistant": "assistant",
+        "model": "assistant",
+        "ai": "assistant",
+        "tool": "tool",
+        "system": "system",
+    }
     return kinds.get(role) or kinds.get(value.get("type")) or "user"

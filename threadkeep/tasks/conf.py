@@ -49,9 +49,7 @@ def queues(broker_url: str) -> list[Queue]:
 
 def dead_letters() -> Queue:
     """RabbitMQ's queue of messages that were delivered too often; nobody consumes it, `threadkeep status` counts it."""
-    return Queue(
-        DEAD, Exchange(DEAD, type="direct"), routing_key=DEAD, queue_arguments={"x-queue-type": "quorum"}
-    )
+    return Queue(DEAD, Exchange(DEAD, type="direct"), routing_key=DEAD, queue_arguments={"x-queue-type": "quorum"})
 
 
 def recommended_conf(settings: Settings, *, publisher: bool = False) -> dict[str, Any]:
@@ -126,16 +124,20 @@ def check(app: Celery) -> list[str]:
     if is_redis(str(conf.broker_url or "")):
         limit = 2 * _hard_limit(app)
         if options.get("visibility_timeout", 3600) < limit:
-            problems.append(f"broker_transport_options.visibility_timeout is below {limit:g} s: running tasks are delivered again")
+            problems.append(
+                f"broker_transport_options.visibility_timeout is below {limit:g} s: running tasks are delivered again"
+            )
         if not options.get("socket_timeout"):
             problems.append("broker_transport_options.socket_timeout is not set: a half-open broker blocks for ever")
         if not options.get("global_keyprefix"):
             problems.append("broker_transport_options.global_keyprefix is not set: queues may clash with other keys")
         if conf.worker_cancel_long_running_tasks_on_connection_loss:
-            problems.append("worker_cancel_long_running_tasks_on_connection_loss is on: a Redis broker then loses tasks")
+            problems.append(
+                "worker_cancel_long_running_tasks_on_connection_loss is on: a Redis broker then loses tasks"
+            )
     else:
         problems += [
-            f"queue {queue.name} is a quorum queue without a dead-letter exchange: what is delivered too often is dropped"
+            f"queue {queue.name} is a quorum queue without a dead-letter exchange: failing messages are dropped"
             for queue in conf.task_queues or []
             if (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
             and not (queue.queue_arguments or {}).get("x-dead-letter-exchange")

@@ -1,4 +1,4 @@
-"""Describe: what an app without S3 and Postgres credentials may ask of a thread; the answer goes through the hot tier."""
+"""Describe: what an app without credentials of S3 and Postgres may ask; the answer goes through the hot tier."""
 
 import json
 from dataclasses import asdict, replace

@@ -16,7 +16,12 @@ from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
 
 log = logging.getLogger(__name__)
 
-PUBLISH_RETRIES: dict[str, Any] = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2}
+PUBLISH_RETRIES: dict[str, Any] = {
+    "max_retries": 1,
+    "interval_start": 0.1,
+    "interval_step": 0.1,
+    "interval_max": 0.2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,14 @@ class Enqueuer:
 
     def flush(self, ref: ThreadRef, mode: FlushMode, token: str, *, delay: float = 0.0) -> None:
         """Queue `flush_thread`, to start after `delay` seconds."""
-        self._publish("threadkeep.flush_thread", ref, FLUSH, {"mode": mode}, task_id=f"flush-{token}", countdown=delay or None)
+        self._publish(
+            "threadkeep.flush_thread",
+            ref,
+            FLUSH,
+            {"mode": mode},
+            task_id=f"flush-{token}",
+            countdown=delay or None,
+        )
 
     def describe(self, ref: ThreadRef, question: str, *, expires: float) -> None:
         """Queue `describe_thread`; the answer comes through the hot tier."""

@@ -45,7 +45,7 @@ class Receipt:
 
 
 def erase(stores: Stores, ref: ThreadRef, request: str, upto: int) -> Receipt:
-    """Remove a thread from every store. Safe to repeat with the same request: a successor of the thread is never touched.
+    """Remove a thread from every store. Safe to repeat with the same request: a successor is never touched.
 
     Args:
         stores: Where to erase.
@@ -104,7 +104,10 @@ def _forget_in_catalog(stores: Stores, ref: ThreadRef, request: str, rev: int) -
         forks = stores.catalog.forks_of(ref)
         stores.catalog.erase(ref, request_id=request, rev=rev)
     except ThreadkeepError as error:
-        log.warning("the catalog could not forget an erased thread yet", extra={"thread": str(ref), "reason": str(error)})
+        log.warning(
+            "the catalog could not forget an erased thread yet",
+            extra={"thread_id": str(ref), "reason": str(error)},
+        )
         stores.owe_catalog(ref)
         return [], False
     return [str(fork) for fork in forks], True

@@ -13,8 +13,7 @@ from threadkeep.errors import (
     StoreUnavailable,
     ThreadkeepError,
 )
-from threadkeep.model import ThreadRef, checked_record, fresh_mark
-from threadkeep.model import Seal, StoredObject
+from threadkeep.model import Seal, StoredObject, ThreadRef, checked_record, fresh_mark
 from threadkeep.storage.archive import (
     NO_CHAIN,
     is_tombstone,
@@ -135,7 +134,14 @@ def _hashes(records: Iterable[bytes]) -> bytes:
 
 
 def _restorable(
-    seal: Seal, stored: StoredObject | None, body: bytes, ids: bytes, frames: int, raw_bytes: int, *, archived: int
+    seal: Seal,
+    stored: StoredObject | None,
+    body: bytes,
+    ids: bytes,
+    frames: int,
+    raw_bytes: int,
+    *,
+    archived: int,
 ) -> Restorable:
     state = None if seal.state is None else json.dumps(seal.state, separators=(",", ":")).encode("ascii")
     fields = [
@@ -166,7 +172,11 @@ def _record(stores: Stores, ref: ThreadRef, start: HydrateStart, loaded: Loaded,
     except ThreadkeepError:
         before, lost_shard = None, False
     if before is not None and before.stat.rev > seal.rev:
-        stores.note(ref, "hot_loss", {"known_rev": before.stat.rev, "restored_rev": seal.rev, "epoch_changed": lost_shard})
+        stores.note(
+            ref,
+            "hot_loss",
+            {"known_rev": before.stat.rev, "restored_rev": seal.rev, "epoch_changed": lost_shard},
+        )
     if loaded.stored is None or loaded.stored.meta is None:
         return
     stores.record_archived(

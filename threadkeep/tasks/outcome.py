@@ -27,4 +27,4 @@ class Outcome:
     def to_result(self, ref: str, milliseconds: float) -> dict[str, Any]:
         """The non-empty facts, with the thread and how long it took."""
         facts = {name: value for name, value in asdict(self).items() if value}
-        return {"thread": ref, **facts, "ms": round(milliseconds, 1)}
+        return {"thread_id": ref, **facts, "ms": round(milliseconds, 1)}

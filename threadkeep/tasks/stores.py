@@ -90,17 +90,20 @@ class Stores:
 
     def note(self, ref: ThreadRef, kind: str, facts: dict[str, Any]) -> None:
         """An event for the audit log and the process's own; numbers, revisions and keys only."""
-        log.warning("thread %s", kind, extra={"thread": str(ref), **facts})
+        log.warning("thread %s", kind, extra={"thread_id": str(ref), **facts})
         try:
             self.catalog.record([], [CatalogEvent(ref, kind, facts)])
         except ThreadkeepError as error:
-            log.warning("an event could not be recorded", extra={"thread": str(ref), "event": kind, "reason": str(error)})
+            log.warning(
+                "an event could not be recorded",
+                extra={"thread_id": str(ref), "event": kind, "reason": str(error)},
+            )
 
     def _tell_catalog(self, ref: ThreadRef, write: Callable[[], None]) -> bool:
         try:
             write()
         except ThreadkeepError as error:
-            log.warning("the catalog will catch up later", extra={"thread": str(ref), "reason": str(error)})
+            log.warning("the catalog will catch up later", extra={"thread_id": str(ref), "reason": str(error)})
             self.owe_catalog(ref)
             return False
         return True
@@ -110,7 +113,7 @@ class Stores:
         try:
             now(self.flow.owe(ref))
         except ThreadkeepError as error:
-            log.warning("the sweep could not be told either", extra={"thread": str(ref), "reason": str(error)})
+            log.warning("the sweep could not be told either", extra={"thread_id": str(ref), "reason": str(error)})
 
     def close(self) -> None:
         """Give all connections back."""

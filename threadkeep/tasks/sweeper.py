@@ -56,21 +56,20 @@ class _Batch:
         rows, self.rows = self.rows, []
         if not rows:
             return
-        try:
-            if self.broken:
-                raise _StillBroken
-            self.stores.catalog.record(rows)
-            self.counts.catalog_rows += len(rows)
-        except (ThreadkeepError, _StillBroken) as error:
-            self.broken = True
-            log.warning("the catalog could not be told in this sweep", extra={"rows": len(rows), "reason": str(error)})
+        if self.broken or not self._told(rows):
+            self.broken = True  # a catalog that failed once is not asked again in this sweep
             for row in rows:
                 if row.tier == "cold":
                     self.stores.owe_catalog(row.ref)
 
-
-class _StillBroken(Exception):
-    """The catalog failed earlier in this sweep; it is not asked again."""
+    def _told(self, rows: list[CatalogRow]) -> bool:
+        try:
+            self.stores.catalog.record(rows)
+        except ThreadkeepError as error:
+            log.warning("the catalog could not be told in this sweep", extra={"rows": len(rows), "reason": str(error)})
+            return False
+        self.counts.catalog_rows += len(rows)
+        return True
 
 
 def due(head: Head, settings: Settings, *, now_ms: int) -> Due:
@@ -114,7 +113,14 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
 
 
 def _look_after(
-    stores: Stores, enqueuer: Enqueuer, ref: ThreadRef, found: Lapsed, batch: _Batch, *, now_ms: int, aside: bool
+    stores: Stores,
+    enqueuer: Enqueuer,
+    ref: ThreadRef,
+    found: Lapsed,
+    batch: _Batch,
+    *,
+    now_ms: int,
+    aside: bool,
 ) -> None:
     counts = batch.counts
     match found.status:
@@ -182,7 +188,7 @@ def _tell_of_cold(stores: Stores, ref: ThreadRef, batch: _Batch) -> None:
     try:
         there = stores.cold.head(ref)
     except ThreadkeepError as error:
-        log.warning("the bucket could not be asked in this sweep", extra={"thread": str(ref), "reason": str(error)})
+        log.warning("the bucket could not be asked in this sweep", extra={"thread_id": str(ref), "reason": str(error)})
         stores.owe_catalog(ref)
         return
     if there is None or there.meta is None:

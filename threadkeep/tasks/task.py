@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from random import uniform
-from typing import Any, ClassVar
+from typing import Any
 
 from celery import Task
 
@@ -16,7 +16,7 @@ from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores, log, stores_for
 
 
-class ThreadTask(Task):  # type: ignore[misc]  # celery's stubs leave Task generic without parameters
+class ThreadTask(Task[..., Any]):
     """Late acknowledgement, redelivery after a lost worker, bounded time, retries only of what may succeed."""
 
     abstract = True
@@ -31,7 +31,7 @@ class ThreadTask(Task):  # type: ignore[misc]  # celery's stubs leave Task gener
     serializer = "json"
     max_retries = 4
     default_retry_delay = 5
-    throws: ClassVar[tuple[type[Exception], ...]] = (ThreadkeepError,)
+    throws = (ThreadkeepError,)
 
     @property
     def settings(self) -> Settings:
@@ -47,12 +47,12 @@ class ThreadTask(Task):  # type: ignore[misc]  # celery's stubs leave Task gener
         return Enqueuer(self.app)
 
     def run_for(self, ref: ThreadRef, kind: str, work: Callable[[Stores], Outcome]) -> dict[str, Any]:
-        """Do the work for one thread; retry what may succeed later, with jittered backoff, and fail at once otherwise."""
+        """Do the work for one thread; retry what may succeed later, with jittered backoff, else fail at once."""
         started = time.perf_counter()
         try:
             outcome = work(self.stores)
         except ThreadkeepError as error:
-            log.warning("%s did not complete", kind, extra={"thread": str(ref), "error": type(error).__name__})
+            log.warning("%s did not complete", kind, extra={"thread_id": str(ref), "error": type(error).__name__})
             if error.retryable and self.request.retries < self.settings.max_retries:
                 raise self.retry(exc=error, countdown=self._backoff(), max_retries=self.settings.max_retries) from error
             raise

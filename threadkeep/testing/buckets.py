@@ -29,9 +29,7 @@ class Bucket:
     client: "S3Client"
 
     @classmethod
-    def create(
-        cls, name: str, *, endpoint: str, access_key: str, secret_key: str, versioned: bool = False
-    ) -> "Bucket":
+    def create(cls, name: str, *, endpoint: str, access_key: str, secret_key: str, versioned: bool = False) -> "Bucket":
         client = boto3.client(
             "s3",
             endpoint_url=endpoint,

@@ -39,6 +39,7 @@ from threadkeep.testing.catalog_histories import (
     recording,
     seen,
     stamps,
+    undescribed,
 )
 
 
@@ -89,26 +90,14 @@ class CatalogContract:
 
     def test_what_no_row_has_named_is_zero_or_none(self, catalog: Catalog, ref: ThreadRef) -> None:
         catalog.record([CatalogRow(ref, "hot", stamp=1, rev=7)])
-        assert catalog.get(ref) == CatalogEntry(
-            ThreadStat(ref.namespace, ref.thread_id, "hot", cached=True, rev=7),
-            object_key=None,
-            version_id=None,
-            chain=None,
-            cached_until=None,
-            created_at=0.0,
-            active_at=0.0,
-            archived_at=None,
-            erased_at=None,
-        )
+        assert catalog.get(ref) == undescribed(ThreadStat(ref.namespace, ref.thread_id, "hot", cached=True, rev=7))
 
     def test_none_leaves_what_is_known(self, catalog: Catalog, ref: ThreadRef) -> None:
         catalog.record([replace(FIRST_FLUSH, ref=ref)])
         catalog.record([CatalogRow(ref, "cold", stamp=21, rev=20, archived_rev=20)])
         assert catalog.get(ref) == recorded(catalog, [FIRST_FLUSH], like=ref)
 
-    def test_a_newer_object_keeps_nothing_of_the_older_ones_description(
-        self, catalog: Catalog, ref: ThreadRef
-    ) -> None:
+    def test_a_newer_object_keeps_nothing_of_the_older_ones_description(self, catalog: Catalog, ref: ThreadRef) -> None:
         catalog.record([replace(FIRST_FLUSH, ref=ref)])
         catalog.record([CatalogRow(ref, "cold", stamp=31, rev=30, archived_rev=30, etag="e2")])
         entry = found(catalog, ref)
@@ -122,9 +111,7 @@ class CatalogContract:
     def test_a_newer_revision_without_a_description_leaves_the_last_one_known(
         self, catalog: Catalog, ref: ThreadRef
     ) -> None:
-        catalog.record(
-            [replace(FIRST_FLUSH, ref=ref), CatalogRow(ref, "cold", stamp=31, rev=30, archived_rev=30)]
-        )
+        catalog.record([replace(FIRST_FLUSH, ref=ref), CatalogRow(ref, "cold", stamp=31, rev=30, archived_rev=30)])
         entry = found(catalog, ref)
         assert (entry.stat.archived_rev, entry.stat.etag, entry.chain) == (30, "e1", "c1")
 
@@ -212,26 +199,12 @@ class CatalogContract:
         catalog.record([replace(FIRST_FLUSH, ref=ref, forked_from=NOWHERE.member)])
         catalog.erase(ref, request_id="r1", rev=25)
         entry = found(catalog, ref)
-        assert entry == replace(
-            CatalogEntry(
-                ThreadStat(ref.namespace, ref.thread_id, "absent"),
-                None,
-                None,
-                None,
-                None,
-                0.0,
-                0.0,
-                None,
-                None,
-            ),
-            erased_at=entry.erased_at,
-        )
         assert entry.erased_at is not None
+        nothing = undescribed(ThreadStat(ref.namespace, ref.thread_id, "absent"))
+        assert entry == replace(nothing, erased_at=entry.erased_at)
         assert catalog.forks_of(NOWHERE) == []
 
-    def test_an_erasure_is_marked_even_where_nothing_was_known(
-        self, catalog: Catalog, ref: ThreadRef
-    ) -> None:
+    def test_an_erasure_is_marked_even_where_nothing_was_known(self, catalog: Catalog, ref: ThreadRef) -> None:
         catalog.erase(ref, request_id="r1", rev=25)
         first = found(catalog, ref).erased_at
         assert first is not None
@@ -240,9 +213,7 @@ class CatalogContract:
 
     def test_every_order_of_an_erased_life_stays_erased(self, catalog: Catalog) -> None:
         unborn = replace(HOT_AGAIN, born=None)
-        for order in permutations(
-            (*map(recording, (HOT_SINCE_BIRTH, FIRST_FLUSH)), erasing(40), recording(unborn))
-        ):
+        for order in permutations((*map(recording, (HOT_SINCE_BIRTH, FIRST_FLUSH)), erasing(40), recording(unborn))):
             ref = acted(catalog, order)
             catalog.record([replace(unborn, ref=ref)])
             assert nameless(found(catalog, ref)).stat == ThreadStat("messages", "-", "absent")
@@ -271,9 +242,7 @@ class CatalogContract:
         for order in permutations((recording(FIRST_FLUSH), erasing(40), recording(NEXT_LIFE))):
             assert nameless(found(catalog, acted(catalog, order))) == expected
 
-    def test_an_erasure_empties_the_audit_of_the_thread_but_for_itself(
-        self, catalog: Catalog, ref: ThreadRef
-    ) -> None:
+    def test_an_erasure_empties_the_audit_of_the_thread_but_for_itself(self, catalog: Catalog, ref: ThreadRef) -> None:
         other = a_thread()
         catalog.record([], [CatalogEvent(each, "archived", {"key": "k"}) for each in (ref, other)])
         catalog.record([], [CatalogEvent(ref, "erased", {"versions": 3})])
@@ -284,9 +253,7 @@ class CatalogContract:
         ]
         assert [event.facts for _, event in catalog.events(other)] == [{"key": "k"}]
 
-    def test_repeating_an_erasure_spares_the_audit_of_a_successor(
-        self, catalog: Catalog, ref: ThreadRef
-    ) -> None:
+    def test_repeating_an_erasure_spares_the_audit_of_a_successor(self, catalog: Catalog, ref: ThreadRef) -> None:
         catalog.erase(ref, request_id="r1", rev=25)
         catalog.record([replace(NEXT_LIFE, ref=ref)], [CatalogEvent(ref, "archived", {"rev": 60})])
         catalog.erase(ref, request_id="r1", rev=25)
@@ -311,16 +278,12 @@ class CatalogContract:
             "\U0001f600",
             "\uffee",
         ]
-        refs = sorted(
-            ThreadRef(namespace, thread_id) for namespace in ("n", "N", "n-1", "\xf1") for thread_id in ids
-        )
+        refs = sorted(ThreadRef(namespace, thread_id) for namespace in ("n", "N", "n-1", "\xf1") for thread_id in ids)
         shuffled = random.Random(1).sample(refs, len(refs))
         catalog.record(CatalogRow(ref, "cold", stamp=1, rev=1) for ref in shuffled)
         for size in (1, 7, len(refs), 500):
             assert list(paged(catalog, CatalogFilter(), size)) == refs
-        assert list(paged(catalog, CatalogFilter(namespace="n"), 4)) == [
-            ref for ref in refs if ref.namespace == "n"
-        ]
+        assert list(paged(catalog, CatalogFilter(namespace="n"), 4)) == [ref for ref in refs if ref.namespace == "n"]
 
     def test_a_prefix_is_taken_literally(self, catalog: Catalog) -> None:
         ids = ["a%1", "a_1", "ab1", "A%1", "\\1", "/1", "\xe41"]
@@ -337,8 +300,7 @@ class CatalogContract:
             "4": {},
         }
         catalog.record(
-            CatalogRow(ThreadRef.of(each), "hot", stamp=1, rev=1, labels=value)
-            for each, value in labels.items()
+            CatalogRow(ThreadRef.of(each), "hot", stamp=1, rev=1, labels=value) for each, value in labels.items()
         )
         for wanted, expected in (
             ({"plan": "pro"}, ["1", "2"]),
@@ -347,14 +309,10 @@ class CatalogContract:
             ({"plan": 'f"r\\ee \U0001f600'}, ["3"]),
             ({}, ["1", "2", "3", "4"]),
         ):
-            assert [ref.thread_id for ref in paged(catalog, CatalogFilter(labels=wanted), 10)] == expected, (
-                wanted
-            )
+            assert [ref.thread_id for ref in paged(catalog, CatalogFilter(labels=wanted), 10)] == expected, wanted
 
     def test_threads_are_listed_by_tier_idleness_and_erasure(self, catalog: Catalog) -> None:
-        hot, cold, unknown, erased = (
-            ThreadRef.of(each) for each in ("a-hot", "b-cold", "c-unknown", "d-erased")
-        )
+        hot, cold, unknown, erased = (ThreadRef.of(each) for each in ("a-hot", "b-cold", "c-unknown", "d-erased"))
         catalog.record(
             [
                 CatalogRow(hot, "hot", stamp=1, rev=1, active_at=200.0),
@@ -378,25 +336,19 @@ class CatalogContract:
 
     def test_forks_are_found_by_their_source(self, catalog: Catalog, ref: ThreadRef) -> None:
         forks = [ThreadRef.of("fork-2"), ThreadRef.of("fork-1"), ThreadRef("acme", "fork")]
-        catalog.record(
-            CatalogRow(fork, "hot", stamp=1, rev=1, born=1, forked_from=ref.member) for fork in forks
-        )
+        catalog.record(CatalogRow(fork, "hot", stamp=1, rev=1, born=1, forked_from=ref.member) for fork in forks)
         catalog.record([CatalogRow(a_thread(), "hot", stamp=1, rev=1, forked_from=NOWHERE.member)])
         assert catalog.forks_of(ref) == sorted(forks)
 
     # --- the audit and the epochs ---
 
-    def test_events_come_newest_first_and_no_more_than_asked_for(
-        self, catalog: Catalog, ref: ThreadRef
-    ) -> None:
+    def test_events_come_newest_first_and_no_more_than_asked_for(self, catalog: Catalog, ref: ThreadRef) -> None:
         for number in range(5):
             catalog.record(
                 [], [CatalogEvent(ref, "archived", {"rev": number}), CatalogEvent(a_thread(), "restored", {})]
             )
         lines = catalog.events(ref, limit=3)
-        assert [event for _, event in lines] == [
-            CatalogEvent(ref, "archived", {"rev": rev}) for rev in (4, 3, 2)
-        ]
+        assert [event for _, event in lines] == [CatalogEvent(ref, "archived", {"rev": rev}) for rev in (4, 3, 2)]
         assert lines[0][0] >= lines[-1][0] > 1_600_000_000
 
     def test_only_events_older_than_the_retention_are_pruned(self, catalog: Catalog, ref: ThreadRef) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from threadkeep.model import ThreadRef
+from threadkeep.model import ThreadRef, ThreadStat
 from threadkeep.storage.ports import Catalog, CatalogEntry, CatalogFilter, CatalogRow
 
 Step = Callable[[Catalog, ThreadRef], None]
@@ -35,9 +35,7 @@ FIRST_FLUSH: Final = CatalogRow(
     active_at=20.0,
     archived_at=21.5,
 )
-HOT_AGAIN: Final = CatalogRow(
-    NOWHERE, "hot", stamp=30, rev=30, archived_rev=20, born=5, count=6, active_at=30.0
-)
+HOT_AGAIN: Final = CatalogRow(NOWHERE, "hot", stamp=30, rev=30, archived_rev=20, born=5, count=6, active_at=30.0)
 FOUND_IN_BUCKET: Final = CatalogRow(
     NOWHERE, "cold", stamp=0, rev=20, archived_rev=20, born=5, etag="e1", stored_bytes=100, count=4
 )
@@ -58,9 +56,7 @@ SECOND_FLUSH: Final = replace(
     archived_at=31.5,
 )
 LIFE: Final = (HOT_SINCE_BIRTH, FIRST_FLUSH, HOT_AGAIN, FOUND_IN_BUCKET, SECOND_FLUSH)
-NEXT_LIFE: Final = CatalogRow(
-    NOWHERE, "hot", stamp=50, rev=50, born=50, codec="plain", count=0, active_at=50.0
-)
+NEXT_LIFE: Final = CatalogRow(NOWHERE, "hot", stamp=50, rev=50, born=50, codec="plain", count=0, active_at=50.0)
 NEXT_FLUSH: Final = replace(
     FIRST_FLUSH,
     stamp=61,
@@ -110,6 +106,11 @@ def acted(catalog: Catalog, steps: Iterable[Step]) -> ThreadRef:
     for step in steps:
         step(catalog, ref)
     return ref
+
+
+def undescribed(stat: ThreadStat) -> CatalogEntry:
+    """An entry of which only the stat is known."""
+    return CatalogEntry(stat, None, None, None, None, created_at=0.0, active_at=0.0, archived_at=None, erased_at=None)
 
 
 def nameless(entry: CatalogEntry) -> CatalogEntry:

@@ -76,7 +76,7 @@ class ColdStoreContract:
     """One test per promise of the `ColdStore` port.
 
     A subclass provides the fixtures `store` (empty, under `prefix`), `prefix`, `raw` (the same bucket),
-    `versioned` (whether it keeps versions), and `broken`: a function from a `Breakage` to a store that has it,
+    `versioned` (whether it keeps versions), and `broken`: a function from a `Breakage` to a store that has it
     or to None.
 
     Attributes:
@@ -217,9 +217,7 @@ class ColdStoreContract:
 
     # --- conflicts -----------------------------------------------------------------------------------------
 
-    def test_a_copy_set_aside_keeps_bytes_and_metadata(
-        self, store: ColdStore, raw: RawObjects, prefix: str
-    ) -> None:
+    def test_a_copy_set_aside_keeps_bytes_and_metadata(self, store: ColdStore, raw: RawObjects, prefix: str) -> None:
         stored = put_over(store, REF, 7)
         key = store.set_aside(REF, etag=stored.etag)
         assert key is not None
@@ -235,9 +233,7 @@ class ColdStoreContract:
         assert store.set_aside(REF, etag=first.etag) is None
         assert store.conflicts(REF) == []
 
-    def test_conflicts_come_oldest_first_and_go_together(
-        self, store: ColdStore, raw: RawObjects, prefix: str
-    ) -> None:
+    def test_conflicts_come_oldest_first_and_go_together(self, store: ColdStore, raw: RawObjects, prefix: str) -> None:
         for rev in (10, 9, 1_795_000_000_000_000):
             meta = make_meta(rev)
             key = store.put_aside(REF, body_of(meta), meta=meta)
@@ -417,9 +413,7 @@ class ColdStoreContract:
         assert (facts.reachable, facts.bucket, facts.writable) == (True, False, None)
         assert "THREADKEEP_S3_" in facts.problem
 
-    def test_a_store_that_does_not_answer_is_unavailable(
-        self, broken: Callable[[Breakage], ColdStore | None]
-    ) -> None:
+    def test_a_store_that_does_not_answer_is_unavailable(self, broken: Callable[[Breakage], ColdStore | None]) -> None:
         store = _skip_without(broken("endpoint"))
         for attempt in (
             lambda: store.head(REF),

@@ -102,9 +102,7 @@ class MemoryColdStore:
         with self._lock:
             tick = next(self._ticks)
             etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
-            stored = StoredObject(
-                key, etag, len(body), meta, float(tick), str(tick) if self.versioned else None
-            )
+            stored = StoredObject(key, etag, len(body), meta, float(tick), str(tick) if self.versioned else None)
             earlier = self.versions.get(key, []) if self.versioned else []
             self.versions[key] = [*earlier, (stored, body)]
             return stored

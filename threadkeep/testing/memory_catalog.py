@@ -48,16 +48,11 @@ class MemoryCatalog:
     def totals(self) -> dict[str, TierTotals]:
         with self._lock:
             living = [columns for columns in self._rows.values() if columns["erased_at"] is None]
-        return {
-            tier: _total([columns for columns in living if columns["tier"] == tier])
-            for tier in ("hot", "cold")
-        }
+        return {tier: _total([columns for columns in living if columns["tier"] == tier]) for tier in ("hot", "cold")}
 
     def forks_of(self, ref: ThreadRef) -> list[ThreadRef]:
         with self._lock:
-            return sorted(
-                fork for fork, columns in self._rows.items() if columns["forked_from"] == ref.member
-            )
+            return sorted(fork for fork, columns in self._rows.items() if columns["forked_from"] == ref.member)
 
     def erase(self, ref: ThreadRef, *, request_id: str, rev: int) -> None:
         with self._lock:
@@ -153,7 +148,5 @@ def _matches(where: CatalogFilter, ref: ThreadRef, columns: Columns) -> bool:
 
 
 def _total(rows: list[Columns]) -> TierTotals:
-    sums = (
-        sum(columns[name] or 0 for columns in rows) for name in ("message_count", "raw_bytes", "stored_bytes")
-    )
+    sums = (sum(columns[name] or 0 for columns in rows) for name in ("message_count", "raw_bytes", "stored_bytes"))
     return TierTotals(len(rows), *sums)

@@ -100,8 +100,8 @@ class FaultyProxy:
 
     Args:
         upstream: Where to forward to, as `http://host:port`.
-        without_headers: Request headers not handed on, such as `if-match` to play a store that ignores it; only for
-            an upstream that checks no signatures.
+        without_headers: Request headers not handed on, such as `if-match` to play a store that ignores it; only
+            for an upstream that checks no signatures.
 
     Attributes:
         endpoint: The URL to give to the client.
@@ -132,9 +132,7 @@ class FaultyProxy:
         self._server.server_close()
         self._thread.join()
 
-    def inject(
-        self, fault: Fault, *, method: str | None = None, containing: str = "", times: int = 1
-    ) -> None:
+    def inject(self, fault: Fault, *, method: str | None = None, containing: str = "", times: int = 1) -> None:
         """Break the next `times` requests of this method whose target contains this text.
 
         What is planned first is used first.
@@ -179,11 +177,7 @@ class FaultyProxy:
 
     def _next_fault(self, handler: BaseHTTPRequestHandler) -> Fault | None:
         for planned in self._planned:
-            if (
-                planned.times
-                and planned.method in {None, handler.command}
-                and planned.containing in handler.path
-            ):
+            if planned.times and planned.method in {None, handler.command} and planned.containing in handler.path:
                 planned.times -= 1
                 return planned.fault
         return None
@@ -261,6 +255,4 @@ def _garbled(reply: _Reply, at: int) -> _Reply:
 
 def _reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(
-        connection.detach()
-    )  # at once: the handler's files would keep the socket open until a FIN was sent
+    os.close(connection.detach())  # at once: the handler's files would keep the socket open until a FIN was sent
