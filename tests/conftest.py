@@ -6,9 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from threadkeep import Threadkeep
 from threadkeep.config import Settings
 from threadkeep.local.guard import guard
 from threadkeep.local.moto import MotoServer
@@ -17,6 +19,7 @@ from threadkeep.local.seaweed import SeaweedServer
 from threadkeep.local.valkey import ValkeyServer
 from threadkeep.local.workers import DEFAULT_APP, CeleryWorker
 from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
+from threadkeep.tasks.stores import Stores
 
 BUCKET = "threadkeep-tests"
 StartWorker = Callable[..., CeleryWorker]
@@ -71,9 +74,7 @@ def catalog_server(postgres_server: PostgresServer) -> PostgresServer:
 
 
 @pytest.fixture
-def settings(
-    valkey_server: ValkeyServer, catalog_server: PostgresServer, seaweed_server: SeaweedServer
-) -> Settings:
+def settings(valkey_server: ValkeyServer, catalog_server: PostgresServer, seaweed_server: SeaweedServer) -> Settings:
     """Settings of this test alone: its own keys, queues and objects, an empty catalog, and short waits."""
     _empty_catalog(catalog_server.url())
     mark = f"t{secrets.token_hex(4)}"
@@ -124,6 +125,45 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     yield start
     for process in started:
         process.stop()
+
+
+@pytest.fixture
+def stores_for_test() -> Iterator[Callable[[Settings], Stores]]:
+    """Makes the stores of a worker, in this process, and closes them."""
+    made: list[Stores] = []
+
+    def make(settings: Settings) -> Stores:
+        made.append(Stores(settings))
+        return made[-1]
+
+    yield make
+    for stores in made:
+        stores.close()
+
+
+@pytest.fixture
+def stores(settings: Settings, stores_for_test: Callable[[Settings], Stores]) -> Stores:
+    return stores_for_test(settings)
+
+
+@pytest.fixture
+def keep(settings: Settings) -> Iterator[Threadkeep]:
+    with Threadkeep(settings) as keep:
+        yield keep
+
+
+@pytest.fixture
+def raw_bucket(settings: Settings) -> Any:
+    """The bucket itself, past Threadkeep."""
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+    )
 
 
 def _empty_catalog(url: str) -> None:

@@ -230,12 +230,8 @@ def test_pruning_takes_what_is_old_in_batches_and_leaves_the_rest(database, cata
     monkeypatch.setattr("threadkeep.storage.catalog_writes.PRUNED_AT_ONCE", 10)
     catalog.record([], [CatalogEvent(REF, "archived", {"rev": rev}) for rev in range(40)])
     with connected(database) as admin:
-        admin.execute(
-            "UPDATE thread_events SET at = now() - interval '91 days' WHERE (facts->>'rev')::int < 35"
-        )
-        admin.execute(
-            "UPDATE thread_events SET at = now() - interval '89 days' WHERE (facts->>'rev')::int = 35"
-        )
+        admin.execute("UPDATE thread_events SET at = now() - interval '91 days' WHERE (facts->>'rev')::int < 35")
+        admin.execute("UPDATE thread_events SET at = now() - interval '89 days' WHERE (facts->>'rev')::int = 35")
     assert catalog.prune_events(90) == 35
     assert [event.facts["rev"] for _, event in catalog.events(REF)] == [39, 38, 37, 36, 35]
 

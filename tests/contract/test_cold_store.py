@@ -28,12 +28,20 @@ def versioned(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def bucket(server, versioned):
     access = {"endpoint": server.endpoint, "access_key": server.access_key, "secret_key": server.secret_key}
     made = Bucket.create(f"cold-{fresh_mark()}", **access, versioned=versioned)
     yield made
     made.client.close()
+
+
+@pytest.fixture(scope="class")
+def connection(bucket):
+    """One client for all tests of a class: making one takes 150 ms."""
+    store = open_cold(bucket.settings())
+    yield store.bucket
+    store.close()
 
 
 @pytest.fixture
@@ -63,13 +71,6 @@ def opened(bucket, prefix):
 class S3Contract(ColdStoreContract):
     layout = "on"
 
-    @pytest.fixture(scope="module")
-    def connection(self, bucket):
-        """One client for all tests of a bucket: making one takes 150 ms."""
-        store = open_cold(bucket.settings())
-        yield store.bucket
-        store.close()
-
     @pytest.fixture
     def store(self, connection, prefix):
         kind = S3ColdStore if self.layout == "on" else S3RevisionStore
@@ -96,16 +97,14 @@ class TestS3ColdStore(S3Contract):
 
     def test_the_longest_id_has_an_object_of_its_own(self, store, server_name, versioned):
         if server_name == "seaweed" and versioned:
-            with pytest.raises(
-                StoreUnavailable
-            ):  # it appends `.versions`: at most 235 bytes of an id are left
+            with pytest.raises(StoreUnavailable):  # it appends `.versions`: at most 235 bytes of an id are left
                 self.keeps(store, ThreadRef.of("i" * 236))
         else:
             super().test_the_longest_id_has_an_object_of_its_own(store)
 
 
 class TestS3RevisionStore(S3Contract):
-    """It never refuses a put; its promise instead is that the highest revision counts, whoever writes last."""
+    """It never refuses a put; it promises instead that the highest revision counts, whoever writes last."""
 
     layout = "off"
     scanned = 150
@@ -212,9 +211,7 @@ def test_an_object_says_that_it_is_zstd_and_is_not_decoded_on_the_way(told):
 def test_a_checksum_travels_with_the_upload(told, opened, checksum, server_name):
     answer = told(s3_checksum=checksum)
     if server_name == "seaweed":
-        assert [name for name in answer if name.startswith("Checksum")] == (
-            [f"Checksum{checksum}"] if checksum else []
-        )
+        assert [name for name in answer if name.startswith("Checksum")] == ([f"Checksum{checksum}"] if checksum else [])
     assert opened(s3_checksum=checksum).get(REF) is not None
 
 

@@ -1,5 +1,10 @@
 """The cold store when the network or the server fails: each fault is made on the wire, before SeaweedFS."""
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 
 from threadkeep.errors import ArchiveMoved, StoreRefused, StoreUnavailable
@@ -99,12 +104,37 @@ def test_a_put_that_takes_too_long_is_of_unknown_outcome(once, proxy):
     assert once.head(REF).meta == meta
 
 
+class TimeIsUpError(Exception):
+    """What a signal handler raises, as Celery's does for the soft time limit."""
+
+
+def test_an_interruption_comes_through_and_is_not_tried_again(store, proxy):
+    """The SDK would take it for a fault of the network, swallow it and send the request once more."""
+
+    def interrupt(number, frame):
+        raise TimeIsUpError
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        proxy.inject(Delay(30), method="HEAD")
+        threading.Thread(target=interrupt_when, args=(lambda: proxy.count("HEAD"),)).start()
+        with pytest.raises(TimeIsUpError):
+            store.head(REF)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert proxy.count("HEAD") == 1
+
+
+def interrupt_when(ready):
+    while not ready():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
 # --- a server that cannot now -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "fault", [Answer(503, "SlowDown"), Answer(500), DropReply()], ids=["503", "500", "reset"]
-)
+@pytest.mark.parametrize("fault", [Answer(503, "SlowDown"), Answer(500), DropReply()], ids=["503", "500", "reset"])
 def test_a_passing_fault_is_tried_again_by_the_sdk_alone(store, proxy, fault):
     put_over(store, REF, 1)
     proxy.requests.clear()
@@ -113,9 +143,7 @@ def test_a_passing_fault_is_tried_again_by_the_sdk_alone(store, proxy, fault):
     assert proxy.count("HEAD") == 3
 
 
-@pytest.mark.parametrize(
-    "fault", [Answer(503, "SlowDown"), Answer(500), DropReply()], ids=["503", "500", "reset"]
-)
+@pytest.mark.parametrize("fault", [Answer(503, "SlowDown"), Answer(500), DropReply()], ids=["503", "500", "reset"])
 def test_a_lasting_fault_costs_as_many_requests_as_attempts_are_set(store, proxy, fault):
     proxy.inject(fault, times=100)
     with pytest.raises(StoreUnavailable):

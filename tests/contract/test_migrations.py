@@ -137,9 +137,7 @@ def test_the_page_about_the_tables_names_every_column_and_its_queries_run(new_da
     for table in metadata.tables.values():
         section = page.split(f"## `{table.name}`")[1].split("\n## ")[0]
         rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-        assert {name for row in rows for name in re.findall("`(.*?)`", row)} == set(table.c.keys()), (
-            table.name
-        )
+        assert {name for row in rows for name in re.findall("`(.*?)`", row)} == set(table.c.keys()), table.name
     settings = new_database()
     upgrade(settings)
     queries = re.findall(r"```sql\n(.*?);\n```", page, re.DOTALL)

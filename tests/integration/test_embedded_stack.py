@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,10 +33,11 @@ app = Celery("lab", broker=Settings.load().broker_url, set_as_current=False)
 """
 
 OWNER = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from threadkeep.local.stack import Stack, temporary_stack
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until `wait` takes over
 with {stack} as stack:
     stack.start_workers()
     print(stack.data_dir, flush=True)
@@ -171,7 +171,8 @@ def test_a_detached_stack_is_stopped_by_its_folder(lab_app: str, data_dir: Path)
     assert {service.name for service in state.services} >= {"valkey", "postgres", "worker-flush"}
     assert state.environ["THREADKEEP_S3_BUCKET"] == BUCKET
     assert stop_detached(data_dir)
-    assert owner.communicate() and owner.returncode == 0
+    owner.communicate()
+    assert owner.returncode == 0
     assert read_state(data_dir) is None
     assert not stop_detached(data_dir)
 
@@ -267,8 +268,7 @@ def appended(data_dir: Path) -> str:
 
 def start_owner(stack: str) -> tuple[subprocess.Popen[str], Path]:
     """A process that runs a stack until it is told to stop, and the stack's folder."""
-    script = textwrap.dedent(OWNER).format(stack=stack)
-    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", OWNER.format(stack=stack)], stdout=subprocess.PIPE, text=True)
     return owner, Path(owner.stdout.readline().strip())
 
 

@@ -16,10 +16,7 @@ REF = ThreadRef("tenant/a", "b c")
 def test_each_kind_of_object_has_its_place():
     assert KEYS.thread(REF) == "threads/tenant%2Fa/b%20c.ndjson.zst"
     assert KEYS.revision(REF, 17, "ab") == "threads/tenant%2Fa/b%20c/00000000000000000017-ab.ndjson.zst"
-    assert (
-        KEYS.conflict(REF, 17, "ab")
-        == "threads/conflicts/tenant%2Fa/b%20c/00000000000000000017-ab.ndjson.zst"
-    )
+    assert KEYS.conflict(REF, 17, "ab") == "threads/conflicts/tenant%2Fa/b%20c/00000000000000000017-ab.ndjson.zst"
     assert (
         KEYS.foreign_conflict(REF, 1_795_000_000.25, "d41d-2")
         == "threads/conflicts/tenant%2Fa/b%20c/00001795000000250000-d41d-2.ndjson.zst"

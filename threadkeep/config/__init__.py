@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="THREADKEEP_", frozen=True, extra="forbid")
 
     # --- Redis: the hot tier ---
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Hot tier; `redis://`, `rediss://` or `unix://`.")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="Hot tier; `redis://`, `rediss://` or `unix://`.")
     redis_cluster: bool = Field(
         default=False, description="The hot tier is a Redis Cluster; `redis_url` is one node of it."
     )
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     )
 
     # --- broker ---
-    broker_url: str = Field("redis://127.0.0.1:6379/1", description="Celery's broker: `redis://…` or `amqp://…`.")
+    broker_url: str = Field("redis://127.0.0.1:6379/1", repr=False, description="Celery's broker: `redis://…` or `amqp://…`.")
     broker_prefix: str = Field("threadkeep-broker:", description="What every key of a Redis broker starts with.")
     broker_timeout: Seconds = Field(
         2.0, description="Seconds that an app waits for the broker to take a task, at most."

@@ -111,9 +111,7 @@ class PostgresHome:
         except PermissionError:
             return False
 
-    def _run(
-        self, command: Sequence[str | Path], *, env: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: Sequence[str | Path], *, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         uid, gid = self.account or (None, None)
         return subprocess.run(
             [str(part) for part in command],

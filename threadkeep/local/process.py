@@ -1,5 +1,6 @@
 """One server as a child process: start, wait until it answers, stop, restart."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import ClassVar, Self
 
 from threadkeep.local.errors import ServerFailed
 from threadkeep.local.guard import guard
+
+log = logging.getLogger(__name__)
 
 _POLL = 0.03
 _SHOWN_LINES = 15
@@ -31,9 +34,7 @@ class ServerProcess(ABC):
 
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(
-        self, name: str, data_dir: Path, *, start_timeout: float = 60.0, stop_timeout: float = 15.0
-    ) -> None:
+    def __init__(self, name: str, data_dir: Path, *, start_timeout: float = 60.0, stop_timeout: float = 15.0) -> None:
         self.name = name
         self.data_dir = data_dir.absolute()
         self.log_path = self.data_dir / f"{name}.log"
@@ -123,9 +124,7 @@ class ServerProcess(ABC):
 
     def failure(self, reason: str) -> ServerFailed:
         """An error that quotes the end of the log."""
-        return ServerFailed(
-            self.name, reason, str(self.log_path), "\n".join(self.log().splitlines()[-_SHOWN_LINES:])
-        )
+        return ServerFailed(self.name, reason, str(self.log_path), "\n".join(self.log().splitlines()[-_SHOWN_LINES:]))
 
     def log(self) -> str:
         """What it wrote since its last start."""
@@ -148,12 +147,12 @@ class ServerProcess(ABC):
     def _spawn(self) -> None:
         uid, gid = self.account() or (None, None)
         self.log_path.touch(mode=0o600)
-        with self.log_path.open("ab") as log:
-            self._log_start = log.tell()
+        with self.log_path.open("ab") as output:
+            self._log_start = output.tell()
             self._process = subprocess.Popen(
                 [str(part) for part in self.command()],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.working_dir(),
                 env=dict(self.environment()),
@@ -184,6 +183,7 @@ class ServerProcess(ABC):
             try:
                 process.wait(self._stop_timeout)
             except subprocess.TimeoutExpired:
+                log.warning("a server did not end in time and is killed", extra={"server": self.name})
                 process.kill()
         _kill_group(process.pid)
         process.wait()

@@ -118,9 +118,7 @@ class Stack:
         """
         from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE  # noqa: PLC0415  # Celery is slow to import
 
-        self._start_celery(
-            self._worker("hydrate", hydrate, HYDRATE), self._worker("flush", flush, FLUSH, MAINTENANCE)
-        )
+        self._start_celery(self._worker("hydrate", hydrate, HYDRATE), self._worker("flush", flush, FLUSH, MAINTENANCE))
 
     def start_beat(self) -> None:
         """Start the clock of the periodic tasks."""
@@ -130,9 +128,7 @@ class Stack:
         """Start Flower, whose pages ask for the user `threadkeep` and `flower_password`."""
         login = f"{FLOWER_USER}:{self.flower_password}"
         folder = self.data_dir / "flower"
-        self._start_celery(
-            FlowerServer(self.settings, basic_auth=login, port=port, data_dir=folder, app=self._app)
-        )
+        self._start_celery(FlowerServer(self.settings, basic_auth=login, port=port, data_dir=folder, app=self._app))
 
     def stop(self) -> None:
         """Stop all processes, those that use the servers first; may be repeated."""
@@ -199,9 +195,7 @@ class Stack:
 
     def _write_state(self) -> None:
         services = tuple(
-            Service(
-                process.name, process.shown_url, process.pid, started_at(process.pid), process.stop_signal
-            )
+            Service(process.name, process.shown_url, process.pid, started_at(process.pid), process.stop_signal)
             for process in self._processes
             if process.pid is not None
         )

@@ -62,9 +62,7 @@ class CeleryWorker(_CeleryProcess):
         flags = [f"--hostname={self._node}", f"--queues={','.join(self.queues)}", f"--pool={self._pool}"]
         size = f"--concurrency={self.concurrency}"
         # Without neighbours to talk to, mingle and gossip only make the start a second slower.
-        return self.celery(
-            "worker", *flags, size, "-E", "--loglevel=INFO", "--without-mingle", "--without-gossip"
-        )
+        return self.celery("worker", *flags, size, "-E", "--loglevel=INFO", "--without-mingle", "--without-gossip")
 
     def is_ready(self) -> bool:
         return " ready." in self.log()
@@ -77,9 +75,7 @@ class CeleryBeat(_CeleryProcess):
         super().__init__("beat", settings, data_dir=data_dir, app=app)
 
     def command(self) -> Sequence[str | Path]:
-        return self.celery(
-            "beat", f"--schedule={self.data_dir / 'beat-schedule'}", "--pidfile=", "--loglevel=INFO"
-        )
+        return self.celery("beat", f"--schedule={self.data_dir / 'beat-schedule'}", "--pidfile=", "--loglevel=INFO")
 
     def is_ready(self) -> bool:
         return "beat: Starting..." in self.log()

@@ -8,6 +8,7 @@ from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_base import S3Base
 from threadkeep.storage.cold_revisions import S3RevisionStore
 from threadkeep.storage.ports import ColdStore
+from threadkeep.storage.s3_bucket import Version
 from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing
 
 
@@ -41,12 +42,11 @@ class S3ColdStore(S3Base):
     def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
         """As the port says, and never the current version, whatever its ETag: it may be a successor's."""
         key = self.keys.thread(ref)
-        old = [
-            version
-            for version in self.bucket.versions(key)
-            if version.key == key and not version.latest and version.etag != keep
-        ]
-        return self.bucket.purge(old) + self._purge_v1(ref)
+
+        def old(version: Version) -> bool:
+            return version.key == key and not version.latest and version.etag != keep
+
+        return self.bucket.purge(key, old) + self._purge_v1(ref)
 
     def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
         for item in self.bucket.listing(self.keys.listing(namespace)):

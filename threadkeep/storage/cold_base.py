@@ -53,7 +53,7 @@ class S3Base(ABC):
         return [stored for key in listed if (stored := self.bucket.head(key))]
 
     def purge_conflicts(self, ref: ThreadRef) -> int:
-        return self.bucket.purge(self.bucket.versions(self.keys.conflicts(ref)))
+        return self.bucket.purge(self.keys.conflicts(ref), lambda version: True)  # noqa: ARG005  # all of them
 
     def probe(self) -> ColdFacts:
         return probed(self.bucket, self.keys.probe())
@@ -62,10 +62,8 @@ class S3Base(ABC):
         self.bucket.close()
 
     def _purge_v1(self, ref: ThreadRef) -> int:
-        return sum(
-            self.bucket.purge(version for version in self.bucket.versions(key) if version.key == key)
-            for key in v1_keys(self.keys.prefix, ref)
-        )
+        keys = v1_keys(self.keys.prefix, ref)
+        return sum(self.bucket.purge(key, lambda version: version.key in keys) for key in keys)
 
 
 def _access(settings: Settings) -> S3Access:

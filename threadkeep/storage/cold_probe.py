@@ -88,7 +88,7 @@ def _answer(ask: Callable[[], bool]) -> bool | None:
 def _cleaned(bucket: S3Bucket, key: str, facts: ColdFacts) -> ColdFacts:
     try:
         try:
-            bucket.purge(bucket.versions(key))
+            bucket.purge(key, lambda version: version.key == key)
         except StoreRefused:
             bucket.delete(key)  # no right to versions: leave a marker rather than the object
     except ThreadkeepError as error:

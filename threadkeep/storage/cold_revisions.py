@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from threadkeep.errors import StoreUnavailable, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_base import S3Base
+from threadkeep.storage.s3_bucket import Version
 from threadkeep.storage.s3_errors import STORE
 
 KEPT_REVISIONS: Final = 2
@@ -47,10 +48,13 @@ class S3RevisionStore(S3Base):
 
     def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
         """As the port says, and never the highest revision, whatever its ETag: it may be a successor's."""
-        found = [version for version in self.bucket.versions(self.keys.revisions(ref)) if self._is_of(ref, version.key)]
-        highest = max((version.key for version in found if version.latest and version.etag), default="")
-        old = [version for version in found if version.etag != keep and not (version.latest and version.key == highest)]
-        return self.bucket.purge(old) + self._purge_v1(ref)
+        highest = max((item.key for item in self._revisions(ref)), default="")
+
+        def old(version: Version) -> bool:
+            current = version.latest and version.key >= highest
+            return self._is_of(ref, version.key) and version.etag != keep and not current
+
+        return self.bucket.purge(self.keys.revisions(ref), old) + self._purge_v1(ref)
 
     def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
         for ref, items in groupby(self.bucket.listing(self.keys.listing(namespace)), self._ref_of):

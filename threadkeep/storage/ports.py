@@ -108,7 +108,10 @@ class ColdStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CatalogRow:
-    """What is written to the catalog about one thread. Times are Unix seconds; None leaves a column as it is.
+    """What is written to the catalog about one thread. Times are Unix seconds.
+
+    None leaves a column as it is, as long as what the column follows has not grown newer: `cached_until` follows
+    `stamp`, what describes the object `archived_rev`, `codec` and `forked_from` the thread's birth.
 
     Attributes:
         stamp: Redis time in microseconds of the Lua reply that this row was made from; an older stamp never changes

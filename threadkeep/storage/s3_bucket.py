@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -183,13 +183,17 @@ class S3Bucket:
         except ObjectMissing:
             return
 
-    def purge(self, versions: Iterable[Version]) -> int:
-        """Delete versions and markers for good; how many."""
-        count = 0
-        for version in versions:
-            self.delete(version.key, version.version_id)
-            count += 1
-        return count
+    def purge(self, prefix: str, doomed: Callable[[Version], bool]) -> int:
+        """Delete for good what is doomed among the versions and markers under a prefix; how many there were.
+
+        Lists again until nothing new is doomed, since SeaweedFS 4.48 loses versions between two pages of a listing.
+        """
+        gone: set[Version] = set()
+        while found := {version for version in self.versions(prefix) if doomed(version)} - gone:
+            for version in found:
+                self.delete(version.key, version.version_id)
+            gone |= found
+        return len(gone)
 
     def listing(self, prefix: str) -> Iterator[StoredObject]:
         """All objects under a prefix in the store's order of keys; `meta` and `version_id` are None."""

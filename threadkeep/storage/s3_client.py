@@ -3,10 +3,13 @@
 import os
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any, Literal
 
 from boto3.session import Session
 from botocore.config import Config
+from botocore.exceptions import HTTPClientError
+from urllib3.exceptions import HTTPError
 
 from threadkeep.errors import StoreRefused
 from threadkeep.storage.s3_errors import STORE, mapped
@@ -98,7 +101,7 @@ def connect(access: S3Access) -> "S3Client":
     )
     try:
         with mapped("connect"):
-            return Session(
+            client = Session(
                 aws_access_key_id=access.access_key,
                 aws_secret_access_key=access.secret_key,
                 aws_session_token=access.session_token,
@@ -107,3 +110,18 @@ def connect(access: S3Access) -> "S3Client":
     except ValueError as error:
         remedy = "Set THREADKEEP_S3_ENDPOINT to a URL such as https://s3.example.com."
         raise StoreRefused(STORE, "connect", "the endpoint is no URL", remedy) from error
+    client.meta.events.register_first("needs-retry.s3", _let_interruptions_out)
+    return client
+
+
+def _let_interruptions_out(caught_exception: Exception | None, **_: Any) -> None:
+    """Raise what a signal handler raised while the SDK waited, such as Celery's soft time limit.
+
+    The SDK takes any exception for a fault of the network and would try again. Those it knows have types of their
+    own; what is left is wrapped in a bare `HTTPClientError`.
+    """
+    if type(caught_exception) is not HTTPClientError:
+        return
+    cause = caught_exception.kwargs.get("error")
+    if isinstance(cause, Exception) and not isinstance(cause, OSError | ValueError | HTTPError | HTTPException):
+        raise cause

@@ -171,7 +171,7 @@ def _record(stores: Stores, ref: ThreadRef, start: HydrateStart, loaded: Loaded,
         lost_shard = stores.catalog.epoch_changed(ref.shard, start.epoch)
     except ThreadkeepError:
         before, lost_shard = None, False
-    if before is not None and before.stat.rev > seal.rev:
+    if before is not None and before.stat.tier == "hot" and before.stat.rev > seal.rev:
         stores.note(
             ref,
             "hot_loss",

@@ -16,7 +16,7 @@ PutResult = StoredObject | Literal["again", "superseded", "erasing"]
 
 
 def put_archive(stores: Stores, ref: ThreadRef, mine: Prepared) -> PutResult:
-    """PUT on the condition that nobody else wrote; after a lost race or an unknown outcome, look, decide, go on or stop.
+    """PUT on the condition that nobody else wrote; after a lost race or an unknown outcome, look and decide.
 
     Returns:
         What is stored now; `again` if the flush must begin again; `superseded` or `erasing` if it must stop.
@@ -32,11 +32,12 @@ def put_archive(stores: Stores, ref: ThreadRef, mine: Prepared) -> PutResult:
             unknown = True
         there = stores.cold.head(ref)
         decision = _decide(stores, ref, mine, there, based_on=based_on, unknown=unknown)
-        if decision != "retry":
-            result = _act(stores, ref, mine, there, decision)
-            if result is not None:
-                return result
-        based_on = there.etag if there is not None else None
+        if decision == "retry":
+            based_on = there.etag if there is not None else None
+            continue
+        result = _act(stores, ref, mine, there, decision)
+        if result is not None:
+            return result
     raise StoreUnavailable("S3", "a flush", "other writers kept changing the object")
 
 
@@ -95,9 +96,9 @@ def decide_lost_race(mine: Prepared, there: StoredObject | None, *, belongs: str
     if meta is not None and meta.attempt == mine.attempt:
         return "done"
     if meta is not None and meta.tombstone:
-        if belongs == "own":
-            return "retry"
-        return "adopt_tombstone" if belongs == "foreign" and never_archived else "erased"
+        if belongs == "foreign":
+            return "adopt_tombstone" if never_archived else "erased"
+        return "retry" if belongs == "own" else "superseded"
     if belongs == "gone":
         return "another_timeline"
     if belongs == "foreign":

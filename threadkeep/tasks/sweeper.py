@@ -171,8 +171,8 @@ def _row(ref: ThreadRef, head: Head, tier: Literal["hot", "cold"], now_ms: int, 
         cached_until=now_ms / 1000 + lingers if tier == "cold" else None,
         object_key=head.key or None,
         etag=head.etag or None,
-        raw_bytes=head.raw_bytes + head.log_bytes,
-        stored_bytes=head.base_bytes,
+        raw_bytes=head.raw_bytes if head.archived else None,
+        stored_bytes=head.base_bytes if head.archived else None,
         count=head.count,
         chain=head.chain or None,
         born=head.born,
@@ -185,6 +185,7 @@ def _row(ref: ThreadRef, head: Head, tier: Literal["hot", "cold"], now_ms: int, 
 
 def _tell_of_cold(stores: Stores, ref: ThreadRef, batch: _Batch) -> None:
     """A thread left Redis while the catalog was not looking: say what the bucket holds."""
+    stamp = now(stores.hot.now_ms()) * 1000
     try:
         there = stores.cold.head(ref)
     except ThreadkeepError as error:
@@ -200,7 +201,7 @@ def _tell_of_cold(stores: Stores, ref: ThreadRef, batch: _Batch) -> None:
         CatalogRow(
             ref=ref,
             tier="cold",
-            stamp=now(stores.hot.now_ms()) * 1000,
+            stamp=stamp,
             rev=there.meta.rev,
             archived_rev=there.meta.rev,
             object_key=there.key,

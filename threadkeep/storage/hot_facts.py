@@ -1,0 +1,116 @@
+"""What an operator wants to know of Redis itself, and of the hot threads as a whole."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from threadkeep.model import ThreadRef
+from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot_flow import TierFlow
+from threadkeep.storage.link import Link
+
+HEADS_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """What a server says of itself; None where it does not tell.
+
+    Attributes:
+        server: `redis` or `valkey`.
+        version: Of the server.
+        policy: What it does when memory is full, such as `noeviction`.
+        max_memory: Bytes; 0 for no limit.
+        used_memory: Bytes.
+        append_only: Whether it keeps an append-only file.
+        cluster: Whether it is part of a cluster.
+    """
+
+    server: str
+    version: str
+    policy: str | None
+    max_memory: int
+    used_memory: int
+    append_only: bool | None
+    cluster: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HotFacts:
+    """The index at one moment.
+
+    Attributes:
+        indexed: Members of the index: threads that are dirty or leased, and some that the next sweep will drop.
+        dirty: Threads that hold something the archive does not have.
+        leased: Threads that a session writes.
+        oldest_dirty: Seconds for which the oldest dirty thread has been dirty; 0 if there is none.
+        oldest: That thread.
+    """
+
+    indexed: int = 0
+    dirty: int = 0
+    leased: int = 0
+    oldest_dirty: float = 0.0
+    oldest: ThreadRef | None = None
+
+
+async def redis_facts(link: Link) -> RedisFacts:
+    """From INFO alone, since managed services forbid CONFIG."""
+    told = await link.run("INFO", "everything")
+    if told and isinstance(next(iter(told.values())), Mapping):  # a cluster's client asks every node
+        told = next(iter(told.values()))
+    valkey = "valkey_version" in told
+    return RedisFacts(
+        server="valkey" if valkey else "redis",
+        version=str(told.get("valkey_version" if valkey else "redis_version", "?")),
+        policy=told.get("maxmemory_policy"),
+        max_memory=int(told.get("maxmemory", 0)),
+        used_memory=int(told.get("used_memory", 0)),
+        append_only=bool(told["aof_enabled"]) if "aof_enabled" in told else None,
+        cluster=bool(told.get("cluster_enabled")),
+    )
+
+
+async def hot_facts(hot: HotTier, flow: TierFlow) -> HotFacts:
+    """Walk the index and look at every head, some hundred in a round trip."""
+    now_ms = await hot.now_ms()
+    members = [ref async for ref in flow.index()]
+    dirty = leased = 0
+    oldest: tuple[int, ThreadRef | None] = (now_ms, None)
+    async for ref, (rev, archived, since, until) in _heads(hot, members):
+        leased += int(until or 0) > now_ms
+        if rev is None or rev == archived:
+            continue
+        dirty += 1
+        oldest = min(oldest, (int(since or now_ms), ref), key=lambda item: item[0])
+    return HotFacts(len(members), dirty, leased, (now_ms - oldest[0]) / 1000, oldest[1])
+
+
+async def unfinished_runs(hot: HotTier, ref: ThreadRef, kind: str) -> int:
+    """How many runs of one thread's flush or hydrate began and never ended."""
+    return int(await hot.link.run("HGET", hot.keys(ref).tries, f"{kind}|{ref.member}") or 0)
+
+
+async def swept_lately(hot: HotTier, prefix: str, period: float) -> bool:
+    """Whether a sweep began in this time slot or in the one before."""
+    slot = int(await hot.now_ms() / 1000 / period)
+    keys = [f"{prefix}:sweep:{slot - back}" for back in (0, 1)]
+    return any(await hot.link.batch([("EXISTS", key) for key in keys]))
+
+
+async def memory_of(hot: HotTier, ref: ThreadRef) -> int:
+    """Bytes that a thread's keys take in Redis, its own bookkeeping included; 0 if it is not there."""
+    keys = hot.keys(ref)
+    own = (keys.head, keys.base, keys.log, keys.ids)
+    return sum(int(used or 0) for used in await hot.link.batch([("MEMORY", "USAGE", key, "SAMPLES", 0) for key in own]))
+
+
+async def _heads(hot: HotTier, members: Sequence[ThreadRef]) -> AsyncIterator[tuple[ThreadRef, list[Any]]]:
+    rest = iter(members)
+    while some := list(islice(rest, HEADS_AT_ONCE)):
+        fields = ("rev", "archived", "dirty_since", "lease_until")
+        for ref, found in zip(
+            some, await hot.link.batch([("HMGET", hot.keys(ref).head, *fields) for ref in some]), strict=True
+        ):
+            yield ref, found

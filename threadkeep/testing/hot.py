@@ -1,0 +1,328 @@
+"""What every hot tier promises, sync or async, on one server or a cluster."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from threadkeep.model import Entry, StoredObject, ThreadRef, fresh_mark
+from threadkeep.storage.archive import NO_CHAIN, id_hash
+from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot_flow import Restorable, SealedFlush, TierFlow, restored_fields
+from threadkeep.storage.hot_head import Head, identity_fields
+from threadkeep.storage.parts import plain_parts
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+REF = ThreadRef.of("ticket-42")
+STORED = StoredObject("k", "etag-1", 10, None, 0.0)
+
+
+class HotTierContract:
+    """Subclasses provide the fixtures `hot`, `flow` and `run`, which finishes a coroutine of theirs."""
+
+    @pytest.fixture
+    def now(self, run: Run[Any]) -> Run[Any]:
+        return run
+
+    def make(self, hot: HotTier, now: Run[Any], *, count: int = 0, ref: ThreadRef = REF, token: str = "me") -> Head:
+        fields = identity_fields(codec="plain", state=None, labels={}, forked_from=None)
+        made = now(hot.create(ref, token, plain_parts([], b"", fields), ticket="", gen=fresh_mark()))
+        assert made.status == "ok"
+        if count:
+            self.add(hot, now, range(count), checked=0, ref=ref, token=token)
+        return self.head(hot, now, ref)
+
+    def add(self, hot: HotTier, now: Run[Any], numbers: Any, *, checked: int, ref: ThreadRef = REF, token: str = "me"):  # noqa: ANN201
+        entries = [Entry(f"m{n}", "user", {"content": str(n)}) for n in numbers]
+        records = [entry.to_record() for entry in entries]
+        hashes = b"".join(id_hash(entry.id) for entry in entries)
+        return now(hot.append(ref, token, records, hashes, checked=checked))
+
+    def head(self, hot: HotTier, now: Run[Any], ref: ThreadRef = REF) -> Head:
+        seen = now(hot.look(ref))
+        assert seen.head is not None
+        return seen.head
+
+    def sealed(self, head: Head, attempt: str) -> SealedFlush:
+        return SealedFlush(
+            attempt, head.rev, head.tail_count, head.log_bytes, [b"frame"], False, head.count, 5, 1, "aa", head.log_bytes
+        )
+
+    def ttl(self, hot: HotTier, now: Run[Any], key: str) -> int:
+        return int(now(hot.link.run("PTTL", key)))
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    def test_one_lease_at_a_time(self, hot, now):
+        self.make(hot, now)
+        assert now(hot.acquire(REF, "other")).status == "busy"
+        assert now(hot.acquire(REF, "me")).status == "ok"
+        assert now(hot.release(REF, "me", "linger", "f")) == "enqueue"
+        assert now(hot.acquire(REF, "other")).status == "ok"
+        assert self.add(hot, now, [1], checked=0).status == "fenced"
+        assert not now(hot.renew(REF, "me"))
+
+    def test_no_lease_refuses_too(self, hot, now):
+        self.make(hot, now)
+        now(hot.release(REF, "me", "linger", "f"))
+        assert self.add(hot, now, [1], checked=0).status == "fenced"
+        assert now(hot.save(REF, "", ["state", b"{}"])).status == "fenced"
+        assert now(hot.save(REF, "x", ["state", b"{}"])).status == "fenced"
+
+    def test_an_absent_thread_refuses_everything(self, hot, now):
+        assert now(hot.acquire(REF, "me")).status == "absent"
+        assert self.add(hot, now, [1], checked=0).status == "absent"
+        assert now(hot.request_flush(REF, "evict", "f")) == "absent"
+        assert now(hot.look(REF)).status == "absent"
+
+    # --- appends ----------------------------------------------------------------------------------------------------
+
+    def test_a_repeated_append_adds_nothing(self, hot, now):
+        self.make(hot, now)
+        first = self.add(hot, now, range(3), checked=0)
+        assert (first.status, first.count) == ("ok", 3)
+        again = self.add(hot, now, range(3), checked=0)
+        assert (again.status, again.count) == ("known", 3)
+        assert self.head(hot, now).count == 3
+
+    def test_a_batch_with_one_known_id_is_refused_whole(self, hot, now):
+        self.make(hot, now, count=3)
+        assert self.add(hot, now, [7, 2, 8], checked=0).status == "known"
+        assert self.head(hot, now).count == 3
+
+    def test_ids_checked_by_the_client_are_not_looked_at_again(self, hot, now):
+        self.make(hot, now, count=3)
+        assert self.add(hot, now, [3], checked=3).status == "ok"
+        assert self.add(hot, now, [3], checked=3).status == "known"
+
+    def test_a_large_append_is_staged_and_just_as_atomic(self, hot, now):
+        self.make(hot, now)
+        entries = [Entry(f"big{n}", "user", "x" * 10_000) for n in range(100)]
+        records, ids = [e.to_record() for e in entries], b"".join(id_hash(e.id) for e in entries)
+        assert now(hot.append(REF, "me", records, ids, checked=0)).count == 100
+        assert now(hot.append(REF, "me", records, ids, checked=0)).status == "known"
+        contents = now(hot.read(REF, with_ids=True))
+        assert contents.tail == records
+        assert contents.ids == ids
+
+    def test_revisions_only_grow(self, hot, now):
+        revs = [self.make(hot, now).rev]
+        for n in range(5):
+            revs.append(self.add(hot, now, [n], checked=n).rev)
+            revs.append(now(hot.save(REF, "me", ["state", b"{}"])).rev)
+        assert revs == sorted(set(revs))
+
+    # --- what may expire --------------------------------------------------------------------------------------------
+
+    def test_a_dirty_or_leased_thread_never_expires(self, hot, flow, now):
+        self.make(hot, now, count=1)
+        for key in (hot.keys(REF).head, hot.keys(REF).log, hot.keys(REF).ids):
+            assert self.ttl(hot, now, key) == -1
+        now(hot.release(REF, "me", "linger", "f"))
+        assert self.ttl(hot, now, hot.keys(REF).head) == -1
+        self.flush(hot, flow, now, mode="linger")
+        assert 0 < self.ttl(hot, now, hot.keys(REF).head)
+        assert 0 < self.ttl(hot, now, hot.keys(REF).base)
+        assert now(hot.acquire(REF, "me")).status == "ok"
+        assert self.ttl(hot, now, hot.keys(REF).head) == -1
+
+    def test_a_missing_key_makes_the_whole_thread_absent(self, hot, flow, now):
+        self.make(hot, now, count=2)
+        now(hot.release(REF, "me", "linger", "f"))
+        self.flush(hot, flow, now, mode="linger")
+        for part in ("base", "ids", "head"):
+            now(hot.link.run("DEL", getattr(hot.keys(REF), part)))
+            assert now(hot.look(REF)).status == "absent"
+            assert now(hot.read(REF)) is None
+            self.make(hot, now, count=2)
+            now(hot.release(REF, "me", "linger", "f"))
+            self.flush(hot, flow, now, mode="linger")
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def test_a_truncation_knows_its_own_success(self, hot, now):
+        head = self.make(hot, now, count=5)
+        cut = now(hot.truncate(REF, "me", head, keep=2, cut_bytes=0, gen="0b"))
+        assert (cut.status, cut.count) == ("ok", 2)
+        assert now(hot.truncate(REF, "me", head, keep=2, cut_bytes=0, gen="0b")) == cut
+        assert now(hot.truncate(REF, "me", head, keep=1, cut_bytes=0, gen="0c")).status == "moved"
+        assert self.add(hot, now, [2, 3], checked=2).status == "ok"
+
+    def test_a_rewrite_is_all_or_nothing(self, hot, now):
+        head = self.make(hot, now, count=5)
+        entries = [Entry(f"n{n}", "user", n) for n in range(3)]
+        parts = plain_parts([e.to_record() for e in entries], b"".join(id_hash(e.id) for e in entries))
+        assert now(hot.rewrite(REF, "other", head, parts, gen="0b")).status == "fenced"
+        assert now(hot.rewrite(REF, "me", head, parts, gen="0b")).count == 3
+        assert now(hot.rewrite(REF, "me", head, parts, gen="0b")).count == 3
+        assert now(hot.read(REF)).tail == [e.to_record() for e in entries]
+
+    def test_create_needs_an_absent_thread_and_its_ticket(self, hot, flow, now):
+        parts = plain_parts([], b"", identity_fields(codec="plain", state=None, labels={}, forked_from=None))
+        assert now(hot.create(REF, "me", parts, ticket="0a", gen="01")).status == "stale"
+        asked = now(hot.ask(REF, keep=5))
+        assert now(hot.create(REF, "me", parts, ticket=asked.ticket, gen="01")).status == "stale"
+        assert now(flow.tell(REF, asked.ticket, "absent"))
+        assert now(hot.create(REF, "me", parts, ticket=asked.ticket, gen="01")).status == "ok"
+        assert now(hot.create(REF, "me", parts, ticket=asked.ticket, gen="01")).status == "ok"
+        assert now(hot.create(REF, "me", parts, ticket=asked.ticket, gen="02")).status == "exists"
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def test_requests_coalesce_and_keep_the_strongest_mode(self, hot, flow, now):
+        self.make(hot, now, count=1)
+        assert now(hot.request_flush(REF, "checkpoint", "f1")) == "enqueue"
+        assert now(hot.request_flush(REF, "evict", "f2")) == "coalesced"
+        assert now(hot.request_flush(REF, "linger", "f3")) == "coalesced"
+        start = now(flow.begin_flush(REF, fresh_mark(), "checkpoint"))
+        assert (start.status, start.mode) == ("go", "evict")
+        assert now(hot.request_flush(REF, "linger", "f4")) == "enqueue"
+        now(hot.withdraw(REF, "flush", "f-other"))
+        assert now(hot.request_flush(REF, "linger", "f5")) == "coalesced"
+        now(hot.withdraw(REF, "flush", "f4"))
+        assert now(hot.request_flush(REF, "linger", "f6")) == "enqueue"
+
+    def test_asks_coalesce_and_share_one_ticket(self, hot, now):
+        first = now(hot.ask(REF, keep=5))
+        second = now(hot.ask(REF, keep=5))
+        assert (first.status, second.status) == ("enqueue", "asked")
+        assert first.ticket == second.ticket
+        now(hot.withdraw(REF, "hydrate", first.token))
+        assert now(hot.ask(REF, keep=5)).status == "enqueue"
+
+    # --- flush ------------------------------------------------------------------------------------------------------
+
+    def flush(self, hot: HotTier, flow: TierFlow, now: Run[Any], *, mode: Any, between: Any = None) -> Any:
+        attempt = fresh_mark()
+        start = now(flow.begin_flush(REF, attempt, mode))
+        assert start.head is not None
+        sealed = self.sealed(start.head, attempt)
+        if between is not None:
+            between()
+        return now(flow.settle(REF, sealed, STORED, gen=start.head.gen, mode=start.mode))
+
+    def test_a_settled_flush_trims_exactly_what_was_sealed(self, hot, flow, now):
+        self.make(hot, now, count=3)
+        settled = self.flush(hot, flow, now, mode="evict", between=lambda: self.add(hot, now, [3, 4], checked=3))
+        assert settled.status == "kept"
+        head = self.head(hot, now)
+        assert (head.count, head.base_count, head.pieces, head.etag) == (5, 3, 1, "etag-1")
+        assert head.dirty
+        assert [Entry.from_record(r).id for r in now(hot.log_from(REF, 0))] == ["m3", "m4"]
+
+    def test_a_clean_unleased_thread_leaves_when_evicted(self, hot, flow, now):
+        self.make(hot, now, count=3)
+        now(hot.release(REF, "me", "linger", "f"))
+        assert self.flush(hot, flow, now, mode="evict").status == "evicted"
+        assert now(hot.look(REF)).status == "absent"
+
+    def test_a_leased_thread_is_archived_but_stays(self, hot, flow, now):
+        self.make(hot, now, count=3)
+        assert self.flush(hot, flow, now, mode="evict").status == "kept"
+        assert not self.head(hot, now).dirty
+        assert self.ttl(hot, now, hot.keys(REF).head) == -1
+
+    def test_a_flush_whose_thread_was_rewritten_changes_nothing(self, hot, flow, now):
+        self.make(hot, now, count=3)
+        head = self.head(hot, now)
+        cut = lambda: now(hot.truncate(REF, "me", head, keep=1, cut_bytes=0, gen="0b"))  # noqa: E731
+        assert self.flush(hot, flow, now, mode="linger", between=cut).status == "still_hot"
+        assert self.head(hot, now).count == 1
+
+    def test_only_a_listed_attempt_may_settle(self, hot, flow, now):
+        self.make(hot, now, count=1)
+        head = self.head(hot, now)
+        settled = now(flow.settle(REF, self.sealed(head, "ffff"), STORED, gen=head.gen, mode="linger"))
+        assert settled.status == "still_hot"
+
+    def test_settling_twice_does_no_harm(self, hot, flow, now):
+        self.make(hot, now, count=3)
+        attempt = fresh_mark()
+        start = now(flow.begin_flush(REF, attempt, "linger"))
+        sealed = self.sealed(start.head, attempt)
+        assert now(flow.settle(REF, sealed, STORED, gen=start.head.gen, mode="linger")).status == "kept"
+        assert now(flow.settle(REF, sealed, STORED, gen=start.head.gen, mode="linger")).status == "still_hot"
+        assert self.head(hot, now).base_count == 3
+
+    def test_a_head_lists_at_most_32_attempts(self, hot, flow, now):
+        self.make(hot, now, count=1)
+        for _ in range(40):
+            now(flow.begin_flush(REF, fresh_mark(), "linger"))
+            now(flow.forget_runs(REF, "flush"))
+        assert len(self.head(hot, now).attempts.split()) == 32
+
+    # --- hydrate ----------------------------------------------------------------------------------------------------
+
+    def restorable(self, *, rev: int = 7) -> Restorable:
+        fields = [
+            *identity_fields(codec="plain", state=b'{"a":1}', labels={}, forked_from=None),
+            *restored_fields(STORED, base_bytes=5, frames=1, chain=NO_CHAIN, raw_bytes=9, born=3),
+        ]
+        return Restorable([b"frame"], id_hash("m0"), rev, rev, fields)
+
+    def test_a_restore_needs_its_ticket(self, hot, flow, now):
+        start = now(flow.begin_hydrate(REF))
+        assert start.status == "go"
+        assert now(flow.restore(REF, "0a", self.restorable())).status == "refused"
+        assert now(flow.restore(REF, start.ticket, self.restorable())).status == "restored"
+        assert now(flow.restore(REF, start.ticket, self.restorable())).status == "present"
+        head = self.head(hot, now)
+        assert (head.rev, head.archived, head.state, head.born) == (7, 7, {"a": 1}, 3)
+        assert 0 < self.ttl(hot, now, hot.keys(REF).head)
+
+    def test_a_thread_made_meanwhile_wins_over_a_restore(self, hot, flow, now):
+        start = now(flow.begin_hydrate(REF))
+        self.make(hot, now, count=1)
+        assert now(flow.restore(REF, start.ticket, self.restorable())).status == "present"
+        now(hot.release(REF, "me", "linger", "f"))
+        self.flush(hot, flow, now, mode="evict")
+        assert now(flow.restore(REF, start.ticket, self.restorable())).status == "refused"
+        assert now(hot.look(REF)).status == "absent"
+
+    def test_a_copy_restored_for_somebody_is_kept_until_he_can_arrive(self, hot, flow, now):
+        now(hot.ask(REF, keep=300))
+        start = now(flow.begin_hydrate(REF))
+        now(flow.restore(REF, start.ticket, self.restorable()))
+        assert self.ttl(hot, now, hot.keys(REF).head) > 250_000
+        assert now(flow.leave(REF, self.head(hot, now), "evict")).status == "lingers"
+
+    # --- runs that do not end, sweep, erase -------------------------------------------------------------------------
+
+    def test_runs_that_never_end_are_counted_and_set_aside(self, hot, flow, now):
+        self.make(hot, now, count=1)
+        statuses = [now(flow.begin_flush(REF, fresh_mark(), "linger")).status for _ in range(7)]
+        assert statuses == ["go"] * 5 + ["set_aside"] * 2
+        assert now(collected(flow.unfinished())) == [("flush", REF, 7)]
+        now(flow.forget_runs(REF, "flush"))
+        assert now(flow.begin_flush(REF, fresh_mark(), "linger")).status == "go"
+
+    def test_the_index_holds_what_is_hot_and_nothing_else(self, hot, flow, now):
+        self.make(hot, now, count=1)
+        assert now(collected(flow.index())) == [REF]
+        now(hot.release(REF, "me", "linger", "f"))
+        assert now(flow.lapse(REF)).status == "hot"
+        self.flush(hot, flow, now, mode="evict")
+        assert now(collected(flow.index())) == []
+        assert now(flow.lapse(REF)).status == "dropped"
+
+    def test_an_erasure_refuses_everything_until_it_is_done(self, hot, flow, now):
+        head = self.make(hot, now, count=1)
+        assert now(flow.erase_mark(REF, "r0", head.born - 1)) == ("newer", 0)
+        status, rev = now(flow.erase_mark(REF, "r1", head.rev + 10**9))
+        assert (status, rev > head.rev) == ("marked", True)
+        assert self.add(hot, now, [5], checked=1).status == "erasing"
+        assert now(flow.begin_hydrate(REF)).status == "erasing"
+        assert now(flow.begin_flush(REF, "aa", "linger")).status == "erasing"
+        assert now(hot.ask(REF, keep=1)).status == "erasing"
+        assert now(flow.lapse(REF)).request == "r1"
+        assert now(flow.erase_unmark(REF, "r1", "{}"))
+        assert not now(flow.erase_unmark(REF, "r1", "{}"))
+        assert now(flow.erase_mark(REF, "r1", 0))[0] == "done"
+        self.make(hot, now)
+
+
+async def collected(items: Any) -> list[Any]:
+    """An async iterator's items."""
+    return [item async for item in items]
