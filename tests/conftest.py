@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytest.register_assert_rewrite("threadkeep.testing")
+
 from threadkeep import Threadkeep
 from threadkeep.config import Settings
 from threadkeep.local.guard import guard

@@ -9,7 +9,7 @@ from threadkeep.storage.cold import S3ColdStore, open_cold
 from threadkeep.storage.cold_keys import ColdKeys
 from threadkeep.storage.cold_revisions import S3RevisionStore
 from threadkeep.testing.buckets import Bucket
-from threadkeep.testing.cold import REF, ColdStoreContract, body_of, make_meta, put_over
+from threadkeep.testing.cold import REF, ColdStoreContract, RemoteColdStoreContract, body_of, make_meta, put_over
 from threadkeep.testing.memory import MemoryColdStore
 
 
@@ -68,7 +68,7 @@ def opened(bucket, prefix):
         store.close()
 
 
-class S3Contract(ColdStoreContract):
+class S3Contract(RemoteColdStoreContract):
     layout = "on"
 
     @pytest.fixture
@@ -77,15 +77,13 @@ class S3Contract(ColdStoreContract):
         return kind(connection, ColdKeys(prefix))
 
     @pytest.fixture
-    def broken(self, opened, server_name):
+    def broken(self, opened):
         def opened_broken(breakage):
             faults = {
                 "credentials": {"s3_secret_key": "not-the-secret"},
                 "bucket": {"s3_bucket": f"absent-{fresh_mark()}"},
                 "endpoint": {"s3_endpoint": f"http://127.0.0.1:{free_port()}", "s3_attempts": 1},
             }
-            if breakage == "credentials" and server_name == "moto":
-                return None  # it checks no signatures
             return opened(conditional_writes=self.layout, **faults[breakage])
 
         return opened_broken
@@ -180,9 +178,15 @@ class TestMemoryColdStore(ColdStoreContract):
 
         return Raw()
 
-    @pytest.fixture
-    def broken(self):
-        return lambda breakage: None
+
+@pytest.mark.parametrize("layout", ["on", "off"])
+def test_wrong_credentials_are_refused(seaweed_server, layout):
+    access = {"access_key": seaweed_server.access_key, "secret_key": seaweed_server.secret_key}
+    made = Bucket.create(f"cold-{fresh_mark()}", endpoint=seaweed_server.endpoint, **access, versioned=False)
+    store = open_cold(made.settings(s3_secret_key="not-the-secret", conditional_writes=layout))
+    RemoteColdStoreContract().check_refusal(store)
+    store.close()
+    made.client.close()
 
 
 # --- what an object is asked to be kept like --------------------------------------------------------------

@@ -44,6 +44,20 @@ with {stack} as stack:
     stack.wait()
 """
 
+FORKER = """
+import os, time
+from pathlib import Path
+from threadkeep.local.valkey import ValkeyServer
+
+server = ValkeyServer(Path({folder!r})).start()
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+print(server.pid, child, flush=True)
+time.sleep(60)
+"""
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user only when started by root")
 
 
@@ -120,8 +134,11 @@ def test_files_with_secrets_are_the_owners_alone(shared: Stack) -> None:
 
 
 def test_a_second_stack_on_the_same_folder_is_refused(shared: Stack) -> None:
+    second = Stack(shared.data_dir)
     with pytest.raises(DataDirInUse, match="threadkeep down"):
-        Stack(shared.data_dir).start()
+        second.start()
+    second.stop()
+    assert read_state(shared.data_dir).running
     assert all(row.pid for row in shared.describe())
 
 
@@ -162,6 +179,19 @@ def test_a_killed_owner_leaves_no_process_no_socket_and_no_folder(lab_app: str) 
     owner.communicate()
     assert len(started) > 5
     wait_until(lambda: not alive(started) and not any(path.exists() for path in [data_dir, *sockets]))
+
+
+def test_a_forked_child_that_outlives_its_owner_keeps_no_server_alive(tmp_path: Path) -> None:
+    """The guard watches a pipe, which a fork would hold open."""
+    script = FORKER.format(folder=str(tmp_path / "valkey"))
+    owner = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    server, child = (psutil.Process(int(pid)) for pid in owner.stdout.readline().split())
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    wait_until(lambda: not alive([server]))
+    assert alive([child])
+    child.kill()
 
 
 def test_a_detached_stack_is_stopped_by_its_folder(lab_app: str, data_dir: Path) -> None:

@@ -35,12 +35,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[  # noqa: ARG001  acted on by its callback
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[  # noqa: ARG001  read by Commands.invoke
-        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
 ) -> None:
     pass
 
@@ -58,7 +56,7 @@ for _commands in (
     upkeep.commands,
 ):
     app.add_typer(_commands)
-app.add_typer(upkeep.db, name="db")
+app.add_typer(upkeep.db, name="db", rich_help_panel=upkeep.PANEL)
 
 
 def main() -> None:
@@ -66,4 +64,4 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A message may hold what the terminal's encoding cannot show, such as half of an emoji.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    app()
+    app(prog_name="threadkeep")

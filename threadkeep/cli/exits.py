@@ -9,7 +9,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from threadkeep.errors import InvalidThreadId, SettingsError, ThreadkeepError, ThreadNotFound
+from threadkeep.errors import InvalidThreadId, SettingsError, ThreadExists, ThreadkeepError, ThreadNotFound
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -41,7 +41,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ThreadkeepError as error:
-            sys.stderr.write(f"threadkeep: {error}\n{_hint(error)}")
+            sys.stderr.write(f"threadkeep: {_told(error)}\n{_hint(error)}")
             raise typer.Exit(exit_code(error)) from None
 
 
@@ -49,6 +49,15 @@ def refuse(problem: str, code: int = FAILED) -> typer.Exit:
     """Say on stderr why a command ends here; the caller raises what is returned."""
     sys.stderr.write(f"threadkeep: {problem}\n")
     return typer.Exit(code)
+
+
+def _told(error: ThreadkeepError) -> str:
+    """The error's own words, but for advice that only a program can follow."""
+    if isinstance(error, ThreadNotFound):
+        return f"thread {error.thread} is neither in Redis nor in the archive"
+    if isinstance(error, ThreadExists):
+        return f"thread {error.thread} exists already ({error.tier}); it was left as it is"
+    return str(error)
 
 
 def _hint(error: ThreadkeepError) -> str:

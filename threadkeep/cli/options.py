@@ -12,7 +12,7 @@ def parse_age(text: str | float) -> float:
     """Seconds of `90s`, `15m`, `12h`, `7d` or `2w`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(text).strip())
     if found is None:
-        raise typer.BadParameter("must look like 90s, 15m, 12h, 7d or 2w")
+        raise typer.BadParameter(f"{text!r} must look like 90s, 15m, 12h, 7d or 2w")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -20,7 +20,7 @@ def parse_label(text: str) -> tuple[str, str]:
     """Name and value of `name=value`."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise typer.BadParameter("must look like name=value", param_hint="--label")
+        raise typer.BadParameter(f"{text!r} must look like name=value")
     return name, value
 
 
@@ -32,5 +32,7 @@ Namespace = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 Wait = Annotated[
     float | None,
-    typer.Option("--wait", min=0, metavar="SECONDS", help="Wait until it is done, at most so long.", show_default=False),
+    typer.Option(
+        "--wait", min=0, metavar="SECONDS", help="Wait until it is done, at most so long.", show_default=False
+    ),
 ]

@@ -82,7 +82,7 @@ def duration(seconds: float) -> str:
 
 def ago(unix_seconds: float) -> str:
     """How long ago, or a dash where that is not known."""
-    return duration(max(0.0, time.time() - unix_seconds)) if unix_seconds else "–"
+    return duration(max(0.0, time.time() - unix_seconds)) if unix_seconds else "-"
 
 
 def moment(unix_seconds: float) -> str:

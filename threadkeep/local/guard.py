@@ -88,6 +88,14 @@ class Guard:
         if helper is not None:
             helper.communicate()
 
+    def abandon(self) -> None:
+        """Let go of the pipe in a forked child, whose life says nothing about ours."""
+        self._lock = Lock()
+        helper, self._helper = self._helper, None
+        if helper is not None and helper.stdin is not None:
+            helper.stdin.close()
+            helper.returncode = 0  # not the child's to wait for
+
     def _tell(self, order: dict[str, Any]) -> None:
         with self._lock:
             if self._helper is None:
@@ -99,6 +107,7 @@ class Guard:
 
 
 guard = Guard()
+os.register_at_fork(after_in_child=guard.abandon)
 
 
 def _start_helper() -> subprocess.Popen[str]:

@@ -49,6 +49,9 @@ class MotoServer(ServerProcess):
     def environment(self) -> Mapping[str, str]:
         return python_environment()
 
+    def working_dir(self) -> Path:
+        return Path.cwd()  # so that it imports what we can
+
     def is_ready(self) -> bool:
         return http_status(self._port, "/moto-api/") is not None
 

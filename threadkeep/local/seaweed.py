@@ -68,6 +68,7 @@ class SeaweedServer(ServerProcess):
             "master.telemetry": "false",
             "admin.ui": "false",
             "webdav": "false",
+            "s3.autoCreateBucket": "false",  # a misspelt bucket must fail as it would elsewhere
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             # Relative to `data_dir`, since the path of a socket may have 107 bytes at most.

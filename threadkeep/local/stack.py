@@ -132,6 +132,8 @@ class Stack:
 
     def stop(self) -> None:
         """Stop all processes, those that use the servers first; may be repeated."""
+        if not self._lock.held:
+            return  # another stack's `state.json` may lie there
         celery, self._celery = self._celery, []
         try:
             _all_at_once(lambda process: process.stop(), celery)

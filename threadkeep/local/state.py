@@ -107,6 +107,11 @@ class DataDirLock:
         self._data_dir = data_dir
         self._descriptor: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether it is ours."""
+        return self._descriptor is not None
+
     def acquire(self) -> None:
         """Take the lock.
 

@@ -8,7 +8,7 @@ from threadkeep.config import Settings
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_head import Head, base_fields
-from threadkeep.storage.hot_keys import all_shards, index_key, tries_key
+from threadkeep.storage.hot_keys import all_shards, index_key, owed_key, tries_key
 
 VERDICT_MS: Final = 10_000
 """How long a verdict is believed by those who come later."""
@@ -250,8 +250,19 @@ class TierFlow:
                     yield ThreadRef.from_member(member.decode())
 
     async def owe(self, ref: ThreadRef) -> None:
-        """Put a thread into the index though it is not hot, so that the sweep looks at it once."""
-        await self.hot.link.run("ZADD", index_key(self._settings.key_prefix, ref.shard), 0, ref.member)
+        """Remember that the catalog is still to be told about a thread."""
+        await self.hot.link.run("SADD", owed_key(self._settings.key_prefix, ref.shard), ref.member)
+
+    async def owed(self) -> AsyncIterator[ThreadRef]:
+        """Every thread that the catalog is still to be told about."""
+        async for replies in self._per_shard("SMEMBERS", owed_key):
+            for members in replies:
+                for member in members:
+                    yield ThreadRef.from_member(member.decode())
+
+    async def paid(self, ref: ThreadRef) -> None:
+        """The catalog has been told."""
+        await self.hot.link.run("SREM", owed_key(self._settings.key_prefix, ref.shard), ref.member)
 
     async def hot_count(self) -> int:
         return sum([sum(replies) async for replies in self._per_shard("ZCARD", index_key)])

@@ -94,6 +94,11 @@ def index_key(prefix: str, shard: int) -> str:
     return f"{shard_prefix(prefix, shard)}index"
 
 
+def owed_key(prefix: str, shard: int) -> str:
+    """Set of the shard's threads about which the catalog is still to be told."""
+    return f"{shard_prefix(prefix, shard)}owed"
+
+
 def tries_key(prefix: str, shard: int) -> str:
     return f"{shard_prefix(prefix, shard)}tries"
 

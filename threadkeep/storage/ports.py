@@ -89,12 +89,16 @@ class ColdStore(Protocol):
     def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
         """Delete versions (and delete markers) of the thread's object other than the one whose ETag is `keep`.
 
-        The thread's zeitlich keys go too, with all their versions. How many were deleted.
+        The newest version is never deleted, whatever its ETag: it may be a successor's. The thread's zeitlich keys go
+        too, with all their versions. How many were deleted.
         """
         ...
 
     def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
-        """All archived threads in key order, tombstones included, from listings: `meta` is None in what is yielded."""
+        """All archived threads, tombstones included, from listings: `meta` is None in what is yielded.
+
+        In key order within a namespace; the order of namespaces is the store's own.
+        """
         ...
 
     def probe(self) -> ColdFacts:

@@ -6,7 +6,7 @@ Each may run any number of times, in any order, and be killed at any step. Argum
 from typing import Any
 
 from celery import Celery, shared_task
-from celery.signals import worker_init
+from celery.signals import worker_ready
 
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import DEFAULT_NAMESPACE, FlushMode, ThreadRef
@@ -113,9 +113,9 @@ def _tell_failure(stores: Stores, ref: ThreadRef, error: ThreadkeepError) -> Non
         now(stores.flow.tell(ref, seen.ticket, "failed", str(error)))
 
 
-@worker_init.connect(weak=False)
+@worker_ready.connect(weak=False)
 def _declare_on_start(sender: object = None, **_: object) -> None:
-    """A worker makes RabbitMQ's place for dead letters before it declares the queues that name it."""
+    """A worker makes RabbitMQ's place for dead letters as soon as it has found the broker."""
     app = getattr(sender, "app", None)
     if isinstance(app, Celery) and SETTINGS_KEY in app.conf:
         declare_dead_letters(app)

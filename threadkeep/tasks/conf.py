@@ -1,10 +1,11 @@
 """The Celery configuration that Threadkeep's promises stand on, and a check that names what endangers them."""
 
+from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
 
 from threadkeep.config import Settings
 
@@ -13,7 +14,7 @@ FLUSH: Final = "threadkeep.flush"
 MAINTENANCE: Final = "threadkeep.maintenance"
 QUEUES: Final = (HYDRATE, FLUSH, MAINTENANCE)
 DEAD: Final = "threadkeep.dead"
-"""Where RabbitMQ puts what was delivered too often."""
+"""Where RabbitMQ puts what was delivered too often, or refused."""
 DELIVERIES: Final = 5
 SETTINGS_KEY: Final = "threadkeep_settings"
 """Where an app's configuration carries the `Settings`; the environment is read where it does not."""
@@ -33,7 +34,12 @@ def is_redis(broker_url: str) -> bool:
 
 
 def queues(broker_url: str) -> list[Queue]:
-    """The three queues; on RabbitMQ quorum queues that hand on what was delivered too often."""
+    """The three queues; on RabbitMQ quorum queues that hand on what was delivered too often.
+
+    There their exchanges are topic exchanges, which alone let Celery delay a message in the broker: behind a direct one
+    a worker holds the message until it is due, and takes no other from that queue meanwhile.
+    https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/rabbitmq.html#using-quorum-queues
+    """
     if is_redis(broker_url):
         return [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
     arguments = {
@@ -43,13 +49,27 @@ def queues(broker_url: str) -> list[Queue]:
         "x-dead-letter-routing-key": DEAD,
     }
     return [
-        Queue(name, Exchange(name, type="direct"), routing_key=name, queue_arguments=dict(arguments)) for name in QUEUES
+        Queue(name, Exchange(name, type="topic"), routing_key=name, queue_arguments=dict(arguments)) for name in QUEUES
     ]
 
 
 def dead_letters() -> Queue:
-    """RabbitMQ's queue of messages that were delivered too often; nobody consumes it, `threadkeep status` counts it."""
-    return Queue(DEAD, Exchange(DEAD, type="direct"), routing_key=DEAD, queue_arguments={"x-queue-type": "quorum"})
+    """RabbitMQ's queue of messages that were delivered too often, or refused; nobody consumes it.
+
+    RabbitMQ hands expired messages on as well: a hydrate for which nobody waits any more is no dead letter, so the
+    exchange lets through by reason.
+    """
+    exchange = Exchange(DEAD, type="headers")
+    bindings = [
+        binding(exchange, arguments={"x-match": "all-with-x", "x-first-death-reason": reason})
+        for reason in ("delivery_limit", "rejected")
+    ]
+    return Queue(DEAD, bindings=bindings, queue_arguments={"x-queue-type": "quorum"})
+
+
+def whole_delay(broker_url: str, seconds: float) -> float:
+    """A delay as the broker can keep it: RabbitMQ's knows whole seconds, and Celery fails on less than one."""
+    return seconds if is_redis(broker_url) or seconds <= 0 else float(ceil(seconds))
 
 
 def recommended_conf(settings: Settings, *, publisher: bool = False) -> dict[str, Any]:
@@ -59,7 +79,7 @@ def recommended_conf(settings: Settings, *, publisher: bool = False) -> dict[str
         "broker_url": settings.broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": _transport(settings, publisher=publisher) if redis else {"confirm_publish": True},
+        "broker_transport_options": (_redis_options if redis else _amqp_options)(settings, publisher=publisher),
         "broker_connection_timeout": 1.0 if publisher else 4.0,
         "task_queues": queues(settings.broker_url),
         "task_routes": dict(ROUTES),
@@ -101,7 +121,14 @@ def _limits(settings: Settings) -> dict[str, dict[str, float]]:
     return {name: dict(limits) for name in ROUTES}
 
 
-def _transport(settings: Settings, *, publisher: bool) -> dict[str, Any]:
+def _amqp_options(settings: Settings, *, publisher: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"confirm_publish": True}
+    if publisher:  # without these, a broker that has stopped answering is waited for without end
+        options |= {"read_timeout": settings.broker_timeout, "write_timeout": settings.broker_timeout}
+    return options
+
+
+def _redis_options(settings: Settings, *, publisher: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "global_keyprefix": settings.broker_prefix,
         "visibility_timeout": settings.visibility_timeout,

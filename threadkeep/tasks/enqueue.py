@@ -1,10 +1,14 @@
 """Typed ways to queue a task, by name: coalesced per thread, and never waiting long for a sick broker."""
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
+from amqp import AMQPError
 from celery import Celery
+from kombu import Producer
 from kombu.exceptions import KombuError, OperationalError
 
 from threadkeep.config import Settings
@@ -12,7 +16,7 @@ from threadkeep.errors import BrokerUnavailable
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot import HotTier
 from threadkeep.tasks.adoption import make_app
-from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
+from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE, SETTINGS_KEY, whole_delay
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,8 @@ PUBLISH_RETRIES: dict[str, Any] = {
     "interval_step": 0.1,
     "interval_max": 0.2,
 }
+"""One quick retry, for a connection that broke while nobody used it."""
+DEFAULT_PATIENCE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +92,39 @@ class Enqueuer:
         self, task: str, ref: ThreadRef, queue: str, more: dict[str, Any] | None = None, **options: Any
     ) -> None:
         kwargs = {"thread_id": ref.thread_id, "namespace": ref.namespace, **(more or {})}
+        given = {name: value for name, value in options.items() if value is not None}
+        if "countdown" in given:
+            given["countdown"] = whole_delay(str(self.app.conf.broker_url), given["countdown"])
+        patience = self._patience()
         try:
-            self.app.send_task(
-                task,
-                kwargs=kwargs,
-                queue=queue,
-                retry=True,
-                retry_policy=PUBLISH_RETRIES,
-                ignore_result=True,
-                **{name: value for name, value in options.items() if value is not None},
-            )
-        except (OperationalError, KombuError, OSError, TimeoutError) as error:
+            with self.app.producer_or_acquire() as producer:
+                self.app.send_task(
+                    task,
+                    kwargs=kwargs,
+                    queue=queue,
+                    producer=producer,
+                    retry=True,
+                    retry_policy={**PUBLISH_RETRIES, "errback": _giving_up(producer, patience)},
+                    confirm_timeout=patience,
+                    ignore_result=True,
+                    **given,
+                )
+        except (OperationalError, KombuError, AMQPError, OSError) as error:
             raise BrokerUnavailable(task, f"{type(error).__name__}: {str(error)[:160]}") from error
+
+    def _patience(self) -> float:
+        settings = self.app.conf.get(SETTINGS_KEY)
+        return settings.broker_timeout if isinstance(settings, Settings) else DEFAULT_PATIENCE
+
+
+def _giving_up(producer: Producer, seconds: float) -> Callable[[Exception, float], None]:
+    """Called between two attempts: no second one once the time is up, which one that timed out has used already."""
+    deadline = time.monotonic() + seconds
+
+    def give_up(error: Exception, _interval: float) -> None:
+        if time.monotonic() >= deadline:
+            if producer.connection is not None:
+                producer.connection.collect()  # not closed: that would wait for the broker's consent
+            raise error
+
+    return give_up

@@ -64,27 +64,17 @@ class Stores:
         active: float | None = None,
     ) -> bool:
         """Tell the catalog what the archive holds. False if it could not be told: the sweep will, later."""
-        row = CatalogRow(
-            ref=ref,
-            tier="hot" if hot else "cold",
+        row = archived_row(
+            ref,
+            stored,
+            meta,
+            hot=hot,
             stamp=stamp,
-            rev=meta.rev,
-            archived_rev=meta.rev,
             cached_until=cached_until,
-            object_key=stored.key,
-            etag=stored.etag,
-            version_id=stored.version_id,
-            format=ArchiveMeta.FORMAT,
-            raw_bytes=meta.raw_bytes,
-            stored_bytes=stored.size,
-            count=meta.count,
-            chain=meta.chain,
-            born=meta.born,
             codec=codec,
             labels=labels,
             forked_from=forked_from,
             active_at=active,
-            archived_at=stored.modified,
         )
         return self._tell_catalog(ref, lambda: self.catalog.record([row]))
 
@@ -109,7 +99,7 @@ class Stores:
         return True
 
     def owe_catalog(self, ref: ThreadRef) -> None:
-        """Leave the thread in the index, so that the next sweep tells the catalog about it."""
+        """Have the next sweep tell the catalog about a thread."""
         try:
             now(self.flow.owe(ref))
         except ThreadkeepError as error:
@@ -122,6 +112,30 @@ class Stores:
                 getattr(self, name).close()
         if "hot" in self.__dict__:
             now(self.hot.link.close())
+
+
+def archived_row(
+    ref: ThreadRef, stored: StoredObject, meta: ArchiveMeta, *, hot: bool, stamp: int, **more: Any
+) -> CatalogRow:
+    """What the catalog is told of a stored object; `more` are columns that the object's metadata does not carry."""
+    return CatalogRow(
+        ref=ref,
+        tier="hot" if hot else "cold",
+        stamp=stamp,
+        rev=meta.rev,
+        archived_rev=meta.rev,
+        object_key=stored.key,
+        etag=stored.etag,
+        version_id=stored.version_id,
+        format=ArchiveMeta.FORMAT,
+        raw_bytes=meta.raw_bytes,
+        stored_bytes=stored.size,
+        count=meta.count,
+        chain=meta.chain,
+        born=meta.born,
+        archived_at=stored.modified,
+        **more,
+    )
 
 
 def stores_for(settings: Settings) -> Stores:

@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
-from threadkeep.errors import BrokerUnavailable, ThreadkeepError
+from threadkeep.errors import BrokerUnavailable, StoreRefused, ThreadkeepError
 from threadkeep.model import FlushMode, ThreadRef
 from threadkeep.storage.hot_flow import Lapsed
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogRow
 from threadkeep.tasks.enqueue import Enqueuer
-from threadkeep.tasks.stores import Stores, log
+from threadkeep.tasks.stores import Stores, archived_row, log
 
 ROWS_AT_ONCE: Final = 500
 
@@ -108,6 +108,9 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
         found = now(stores.flow.lapse(ref))
         _look_after(stores, enqueuer, ref, found, batch, now_ms=started, aside=ref in aside)
     batch.write()
+    for ref in now(_collect(stores.flow.owed())):
+        if not _pay(stores, ref, counts):
+            break
     _prune(stores)
     return counts
 
@@ -129,7 +132,7 @@ def _look_after(
             _queue(lambda: enqueuer.erase(ref, request=found.request, upto=found.upto))
         case "dropped":
             counts.dropped += 1
-            _tell_of_cold(stores, ref, batch)
+            stores.owe_catalog(ref)
         case "fading" if found.head is not None:
             counts.lapsed += 1
             batch.add(_row(ref, found.head, "cold", now_ms, stores.settings.linger_seconds))
@@ -183,46 +186,30 @@ def _row(ref: ThreadRef, head: Head, tier: Literal["hot", "cold"], now_ms: int, 
     )
 
 
-def _tell_of_cold(stores: Stores, ref: ThreadRef, batch: _Batch) -> None:
-    """A thread left Redis while the catalog was not looking: say what the bucket holds."""
-    stamp = now(stores.hot.now_ms()) * 1000
+def _pay(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> bool:
+    """Tell the catalog what it missed about a thread; False if a store is still away, and the next sweep will."""
     try:
-        there = stores.cold.head(ref)
+        _tell(stores, ref, counts)
     except ThreadkeepError as error:
-        log.warning("the bucket could not be asked in this sweep", extra={"thread_id": str(ref), "reason": str(error)})
-        stores.owe_catalog(ref)
-        return
+        log.warning("the catalog could not be told", extra={"thread_id": str(ref), "reason": str(error)})
+        return not error.retryable and not isinstance(error, StoreRefused)
+    now(stores.flow.paid(ref))
+    return True
+
+
+def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> None:
+    stamp = now(stores.hot.now_ms()) * 1000
+    seen = now(stores.hot.look(ref))
+    there = stores.cold.head(ref)
     if there is None or there.meta is None:
         return
     if there.meta.tombstone:
-        _finish_erasure(stores, ref, there.meta.attempt, there.meta.rev)
+        if seen.head is None:
+            stores.catalog.erase(ref, request_id=there.meta.attempt, rev=there.meta.rev)
         return
-    batch.add(
-        CatalogRow(
-            ref=ref,
-            tier="cold",
-            stamp=stamp,
-            rev=there.meta.rev,
-            archived_rev=there.meta.rev,
-            object_key=there.key,
-            etag=there.etag,
-            version_id=there.version_id,
-            format=there.meta.FORMAT,
-            raw_bytes=there.meta.raw_bytes,
-            stored_bytes=there.size,
-            count=there.meta.count,
-            chain=there.meta.chain,
-            born=there.meta.born,
-            archived_at=there.modified,
-        )
-    )
-
-
-def _finish_erasure(stores: Stores, ref: ThreadRef, request: str, rev: int) -> None:
-    try:
-        stores.catalog.erase(ref, request_id=request, rev=rev)
-    except ThreadkeepError:
-        stores.owe_catalog(ref)
+    hot = seen.head is not None and seen.head.dirty
+    stores.catalog.record([archived_row(ref, there, there.meta, hot=hot, stamp=stamp)])
+    counts.catalog_rows += 1
 
 
 def _prune(stores: Stores) -> None:

@@ -10,7 +10,7 @@ from celery import Task
 from threadkeep.config import Settings
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import ThreadRef
-from threadkeep.tasks.conf import SETTINGS_KEY
+from threadkeep.tasks.conf import SETTINGS_KEY, whole_delay
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores, log, stores_for
@@ -67,7 +67,7 @@ class ThreadTask(Task[..., Any]):
     def _backoff(self) -> float:
         settings = self.settings
         ceiling = min(settings.retry_backoff_max, settings.retry_backoff * 2**self.request.retries)
-        return uniform(ceiling / 2, ceiling)
+        return whole_delay(str(self.app.conf.broker_url), uniform(ceiling / 2, ceiling))
 
 
 _ENVIRONMENT: list[Settings] = []

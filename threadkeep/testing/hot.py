@@ -7,7 +7,7 @@ import pytest
 
 from threadkeep.model import Entry, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.archive import NO_CHAIN, id_hash
-from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot import HotTier, Written
 from threadkeep.storage.hot_flow import Restorable, SealedFlush, TierFlow, restored_fields
 from threadkeep.storage.hot_head import Head, identity_fields
 from threadkeep.storage.parts import plain_parts
@@ -34,20 +34,33 @@ class HotTierContract:
             self.add(hot, now, range(count), checked=0, ref=ref, token=token)
         return self.head(hot, now, ref)
 
-    def add(self, hot: HotTier, now: Run[Any], numbers: Any, *, checked: int, ref: ThreadRef = REF, token: str = "me"):  # noqa: ANN201
+    def add(
+        self, hot: HotTier, now: Run[Any], numbers: Any, *, checked: int, ref: ThreadRef = REF, token: str = "me"
+    ) -> Written:
         entries = [Entry(f"m{n}", "user", {"content": str(n)}) for n in numbers]
         records = [entry.to_record() for entry in entries]
         hashes = b"".join(id_hash(entry.id) for entry in entries)
-        return now(hot.append(ref, token, records, hashes, checked=checked))
+        written: Written = now(hot.append(ref, token, records, hashes, checked=checked))
+        return written
 
     def head(self, hot: HotTier, now: Run[Any], ref: ThreadRef = REF) -> Head:
-        seen = now(hot.look(ref))
-        assert seen.head is not None
-        return seen.head
+        head: Head | None = now(hot.look(ref)).head
+        assert head is not None
+        return head
 
     def sealed(self, head: Head, attempt: str) -> SealedFlush:
         return SealedFlush(
-            attempt, head.rev, head.tail_count, head.log_bytes, [b"frame"], False, head.count, 5, 1, "aa", head.log_bytes
+            attempt,
+            head.rev,
+            head.tail_count,
+            head.log_bytes,
+            [b"frame"],
+            False,
+            head.count,
+            5,
+            1,
+            "aa",
+            head.log_bytes,
         )
 
     def ttl(self, hot: HotTier, now: Run[Any], key: str) -> int:
@@ -55,7 +68,7 @@ class HotTierContract:
 
     # --- leases -----------------------------------------------------------------------------------------------------
 
-    def test_one_lease_at_a_time(self, hot, now):
+    def test_one_lease_at_a_time(self, hot: HotTier, now: Run[Any]) -> None:
         self.make(hot, now)
         assert now(hot.acquire(REF, "other")).status == "busy"
         assert now(hot.acquire(REF, "me")).status == "ok"
@@ -64,14 +77,14 @@ class HotTierContract:
         assert self.add(hot, now, [1], checked=0).status == "fenced"
         assert not now(hot.renew(REF, "me"))
 
-    def test_no_lease_refuses_too(self, hot, now):
+    def test_no_lease_refuses_too(self, hot: HotTier, now: Run[Any]) -> None:
         self.make(hot, now)
         now(hot.release(REF, "me", "linger", "f"))
         assert self.add(hot, now, [1], checked=0).status == "fenced"
         assert now(hot.save(REF, "", ["state", b"{}"])).status == "fenced"
         assert now(hot.save(REF, "x", ["state", b"{}"])).status == "fenced"
 
-    def test_an_absent_thread_refuses_everything(self, hot, now):
+    def test_an_absent_thread_refuses_everything(self, hot: HotTier, now: Run[Any]) -> None:
         assert now(hot.acquire(REF, "me")).status == "absent"
         assert self.add(hot, now, [1], checked=0).status == "absent"
         assert now(hot.request_flush(REF, "evict", "f")) == "absent"
@@ -79,7 +92,7 @@ class HotTierContract:
 
     # --- appends ----------------------------------------------------------------------------------------------------
 
-    def test_a_repeated_append_adds_nothing(self, hot, now):
+    def test_a_repeated_append_adds_nothing(self, hot: HotTier, now: Run[Any]) -> None:
         self.make(hot, now)
         first = self.add(hot, now, range(3), checked=0)
         assert (first.status, first.count) == ("ok", 3)
@@ -87,17 +100,17 @@ class HotTierContract:
         assert (again.status, again.count) == ("known", 3)
         assert self.head(hot, now).count == 3
 
-    def test_a_batch_with_one_known_id_is_refused_whole(self, hot, now):
+    def test_a_batch_with_one_known_id_is_refused_whole(self, hot: HotTier, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
         assert self.add(hot, now, [7, 2, 8], checked=0).status == "known"
         assert self.head(hot, now).count == 3
 
-    def test_ids_checked_by_the_client_are_not_looked_at_again(self, hot, now):
+    def test_ids_checked_by_the_client_are_not_looked_at_again(self, hot: HotTier, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
         assert self.add(hot, now, [3], checked=3).status == "ok"
         assert self.add(hot, now, [3], checked=3).status == "known"
 
-    def test_a_large_append_is_staged_and_just_as_atomic(self, hot, now):
+    def test_a_large_append_is_staged_and_just_as_atomic(self, hot: HotTier, now: Run[Any]) -> None:
         self.make(hot, now)
         entries = [Entry(f"big{n}", "user", "x" * 10_000) for n in range(100)]
         records, ids = [e.to_record() for e in entries], b"".join(id_hash(e.id) for e in entries)
@@ -107,7 +120,7 @@ class HotTierContract:
         assert contents.tail == records
         assert contents.ids == ids
 
-    def test_revisions_only_grow(self, hot, now):
+    def test_revisions_only_grow(self, hot: HotTier, now: Run[Any]) -> None:
         revs = [self.make(hot, now).rev]
         for n in range(5):
             revs.append(self.add(hot, now, [n], checked=n).rev)
@@ -116,7 +129,7 @@ class HotTierContract:
 
     # --- what may expire --------------------------------------------------------------------------------------------
 
-    def test_a_dirty_or_leased_thread_never_expires(self, hot, flow, now):
+    def test_a_dirty_or_leased_thread_never_expires(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
         for key in (hot.keys(REF).head, hot.keys(REF).log, hot.keys(REF).ids):
             assert self.ttl(hot, now, key) == -1
@@ -128,7 +141,7 @@ class HotTierContract:
         assert now(hot.acquire(REF, "me")).status == "ok"
         assert self.ttl(hot, now, hot.keys(REF).head) == -1
 
-    def test_a_missing_key_makes_the_whole_thread_absent(self, hot, flow, now):
+    def test_a_missing_key_makes_the_whole_thread_absent(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=2)
         now(hot.release(REF, "me", "linger", "f"))
         self.flush(hot, flow, now, mode="linger")
@@ -142,7 +155,7 @@ class HotTierContract:
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    def test_a_truncation_knows_its_own_success(self, hot, now):
+    def test_a_truncation_knows_its_own_success(self, hot: HotTier, now: Run[Any]) -> None:
         head = self.make(hot, now, count=5)
         cut = now(hot.truncate(REF, "me", head, keep=2, cut_bytes=0, gen="0b"))
         assert (cut.status, cut.count) == ("ok", 2)
@@ -150,7 +163,7 @@ class HotTierContract:
         assert now(hot.truncate(REF, "me", head, keep=1, cut_bytes=0, gen="0c")).status == "moved"
         assert self.add(hot, now, [2, 3], checked=2).status == "ok"
 
-    def test_a_rewrite_is_all_or_nothing(self, hot, now):
+    def test_a_rewrite_is_all_or_nothing(self, hot: HotTier, now: Run[Any]) -> None:
         head = self.make(hot, now, count=5)
         entries = [Entry(f"n{n}", "user", n) for n in range(3)]
         parts = plain_parts([e.to_record() for e in entries], b"".join(id_hash(e.id) for e in entries))
@@ -159,7 +172,7 @@ class HotTierContract:
         assert now(hot.rewrite(REF, "me", head, parts, gen="0b")).count == 3
         assert now(hot.read(REF)).tail == [e.to_record() for e in entries]
 
-    def test_create_needs_an_absent_thread_and_its_ticket(self, hot, flow, now):
+    def test_create_needs_an_absent_thread_and_its_ticket(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         parts = plain_parts([], b"", identity_fields(codec="plain", state=None, labels={}, forked_from=None))
         assert now(hot.create(REF, "me", parts, ticket="0a", gen="01")).status == "stale"
         asked = now(hot.ask(REF, keep=5))
@@ -171,7 +184,7 @@ class HotTierContract:
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def test_requests_coalesce_and_keep_the_strongest_mode(self, hot, flow, now):
+    def test_requests_coalesce_and_keep_the_strongest_mode(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
         assert now(hot.request_flush(REF, "checkpoint", "f1")) == "enqueue"
         assert now(hot.request_flush(REF, "evict", "f2")) == "coalesced"
@@ -184,7 +197,7 @@ class HotTierContract:
         now(hot.withdraw(REF, "flush", "f4"))
         assert now(hot.request_flush(REF, "linger", "f6")) == "enqueue"
 
-    def test_asks_coalesce_and_share_one_ticket(self, hot, now):
+    def test_asks_coalesce_and_share_one_ticket(self, hot: HotTier, now: Run[Any]) -> None:
         first = now(hot.ask(REF, keep=5))
         second = now(hot.ask(REF, keep=5))
         assert (first.status, second.status) == ("enqueue", "asked")
@@ -203,7 +216,7 @@ class HotTierContract:
             between()
         return now(flow.settle(REF, sealed, STORED, gen=start.head.gen, mode=start.mode))
 
-    def test_a_settled_flush_trims_exactly_what_was_sealed(self, hot, flow, now):
+    def test_a_settled_flush_trims_exactly_what_was_sealed(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
         settled = self.flush(hot, flow, now, mode="evict", between=lambda: self.add(hot, now, [3, 4], checked=3))
         assert settled.status == "kept"
@@ -212,32 +225,34 @@ class HotTierContract:
         assert head.dirty
         assert [Entry.from_record(r).id for r in now(hot.log_from(REF, 0))] == ["m3", "m4"]
 
-    def test_a_clean_unleased_thread_leaves_when_evicted(self, hot, flow, now):
+    def test_a_clean_unleased_thread_leaves_when_evicted(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
         now(hot.release(REF, "me", "linger", "f"))
         assert self.flush(hot, flow, now, mode="evict").status == "evicted"
         assert now(hot.look(REF)).status == "absent"
 
-    def test_a_leased_thread_is_archived_but_stays(self, hot, flow, now):
+    def test_a_leased_thread_is_archived_but_stays(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
         assert self.flush(hot, flow, now, mode="evict").status == "kept"
         assert not self.head(hot, now).dirty
         assert self.ttl(hot, now, hot.keys(REF).head) == -1
 
-    def test_a_flush_whose_thread_was_rewritten_changes_nothing(self, hot, flow, now):
+    def test_a_flush_whose_thread_was_rewritten_changes_nothing(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
         self.make(hot, now, count=3)
         head = self.head(hot, now)
         cut = lambda: now(hot.truncate(REF, "me", head, keep=1, cut_bytes=0, gen="0b"))  # noqa: E731
         assert self.flush(hot, flow, now, mode="linger", between=cut).status == "still_hot"
         assert self.head(hot, now).count == 1
 
-    def test_only_a_listed_attempt_may_settle(self, hot, flow, now):
+    def test_only_a_listed_attempt_may_settle(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
         head = self.head(hot, now)
         settled = now(flow.settle(REF, self.sealed(head, "ffff"), STORED, gen=head.gen, mode="linger"))
         assert settled.status == "still_hot"
 
-    def test_settling_twice_does_no_harm(self, hot, flow, now):
+    def test_settling_twice_does_no_harm(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
         attempt = fresh_mark()
         start = now(flow.begin_flush(REF, attempt, "linger"))
@@ -246,7 +261,7 @@ class HotTierContract:
         assert now(flow.settle(REF, sealed, STORED, gen=start.head.gen, mode="linger")).status == "still_hot"
         assert self.head(hot, now).base_count == 3
 
-    def test_a_head_lists_at_most_32_attempts(self, hot, flow, now):
+    def test_a_head_lists_at_most_32_attempts(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
         for _ in range(40):
             now(flow.begin_flush(REF, fresh_mark(), "linger"))
@@ -262,7 +277,7 @@ class HotTierContract:
         ]
         return Restorable([b"frame"], id_hash("m0"), rev, rev, fields)
 
-    def test_a_restore_needs_its_ticket(self, hot, flow, now):
+    def test_a_restore_needs_its_ticket(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         start = now(flow.begin_hydrate(REF))
         assert start.status == "go"
         assert now(flow.restore(REF, "0a", self.restorable())).status == "refused"
@@ -272,7 +287,7 @@ class HotTierContract:
         assert (head.rev, head.archived, head.state, head.born) == (7, 7, {"a": 1}, 3)
         assert 0 < self.ttl(hot, now, hot.keys(REF).head)
 
-    def test_a_thread_made_meanwhile_wins_over_a_restore(self, hot, flow, now):
+    def test_a_thread_made_meanwhile_wins_over_a_restore(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         start = now(flow.begin_hydrate(REF))
         self.make(hot, now, count=1)
         assert now(flow.restore(REF, start.ticket, self.restorable())).status == "present"
@@ -281,7 +296,9 @@ class HotTierContract:
         assert now(flow.restore(REF, start.ticket, self.restorable())).status == "refused"
         assert now(hot.look(REF)).status == "absent"
 
-    def test_a_copy_restored_for_somebody_is_kept_until_he_can_arrive(self, hot, flow, now):
+    def test_a_copy_restored_for_somebody_is_kept_until_he_can_arrive(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
         now(hot.ask(REF, keep=300))
         start = now(flow.begin_hydrate(REF))
         now(flow.restore(REF, start.ticket, self.restorable()))
@@ -290,7 +307,7 @@ class HotTierContract:
 
     # --- runs that do not end, sweep, erase -------------------------------------------------------------------------
 
-    def test_runs_that_never_end_are_counted_and_set_aside(self, hot, flow, now):
+    def test_runs_that_never_end_are_counted_and_set_aside(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
         statuses = [now(flow.begin_flush(REF, fresh_mark(), "linger")).status for _ in range(7)]
         assert statuses == ["go"] * 5 + ["set_aside"] * 2
@@ -298,7 +315,7 @@ class HotTierContract:
         now(flow.forget_runs(REF, "flush"))
         assert now(flow.begin_flush(REF, fresh_mark(), "linger")).status == "go"
 
-    def test_the_index_holds_what_is_hot_and_nothing_else(self, hot, flow, now):
+    def test_the_index_holds_what_is_hot_and_nothing_else(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
         assert now(collected(flow.index())) == [REF]
         now(hot.release(REF, "me", "linger", "f"))
@@ -307,7 +324,7 @@ class HotTierContract:
         assert now(collected(flow.index())) == []
         assert now(flow.lapse(REF)).status == "dropped"
 
-    def test_an_erasure_refuses_everything_until_it_is_done(self, hot, flow, now):
+    def test_an_erasure_refuses_everything_until_it_is_done(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         head = self.make(hot, now, count=1)
         assert now(flow.erase_mark(REF, "r0", head.born - 1)) == ("newer", 0)
         status, rev = now(flow.erase_mark(REF, "r1", head.rev + 10**9))

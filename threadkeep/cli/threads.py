@@ -1,0 +1,195 @@
+"""`flush`, `hydrate` and `erase`: have workers move one thread."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from threadkeep.cli.exits import FAILED, USAGE, refuse
+from threadkeep.cli.options import Namespace, ThreadId, Wait
+from threadkeep.cli.output import say, visible
+
+if TYPE_CHECKING:
+    from threadkeep.model import ThreadRef
+    from threadkeep.tasks.stores import Stores
+
+commands = typer.Typer()
+PANEL = "Threads"
+
+
+@commands.command(rich_help_panel=PANEL)
+def flush(
+    id: ThreadId,  # noqa: A002
+    namespace: Namespace = None,
+    wait: Wait = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Try a thread again that was set aside because its flushes never ended.")
+    ] = False,
+) -> None:
+    """Have a thread archived, and evicted from Redis unless it is in use.
+
+    [bold]threadkeep flush ticket-42 --wait 30[/bold]
+    """
+    from threadkeep.cli.stores import address, opened, threads_of
+    from threadkeep.model import fresh_mark
+    from threadkeep.storage.link import run_now as now
+
+    with opened() as stores:
+        ref = address(stores.settings, id, namespace)
+        _check_set_aside(stores, ref, "flush", force=force)
+        threads, token = threads_of(stores), fresh_mark()
+        seen = now(stores.hot.look(ref))
+        match now(stores.hot.request_flush(ref, "evict", token)):
+            case "enqueue":
+                _publish_flush(stores, ref, token)
+                say(f"Queued a flush of {visible(str(ref))}.")
+            case "coalesced":
+                say(f"A flush of {visible(str(ref))} is queued already.")
+            case "clean":
+                say(f"Nothing new to archive. {_whereabouts(stores, ref)}")
+                return
+            case "erasing":
+                raise refuse(f"{visible(str(ref))} is being erased.")
+            case _:
+                _require_archived(stores, ref)
+                say(f"Nothing to archive: {visible(str(ref))} is cold.")
+                return
+        if wait is not None and seen.head is not None:
+            now(threads.wait_archived(ref, seen.head.rev, "evict", wait))
+            say(_whereabouts(stores, ref))
+
+
+@commands.command(rich_help_panel=PANEL)
+def hydrate(
+    id: ThreadId,  # noqa: A002
+    namespace: Namespace = None,
+    wait: Wait = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Try a thread again that was set aside because its hydrates never ended.")
+    ] = False,
+) -> None:
+    """Have a cold thread brought back into Redis, as when somebody is about to open it.
+
+    [bold]threadkeep hydrate ticket-42 --wait 30[/bold]
+    """
+    from threadkeep.cli.stores import address, opened, threads_of
+    from threadkeep.errors import ThreadNotFound
+    from threadkeep.storage.link import run_now as now
+
+    with opened() as stores:
+        ref = address(stores.settings, id, namespace)
+        _check_set_aside(stores, ref, "hydrate", force=force)
+        threads = threads_of(stores)
+        if wait is None:
+            asked = now(threads.ask(ref, keep=stores.settings.hydrate_wait))
+            if asked.status == "absent":
+                raise ThreadNotFound(str(ref))
+            told = {"present": "is in Redis already", "enqueue": "will be brought back: queued"}
+            say(f"{visible(str(ref))} {told.get(asked.status, 'will be brought back: queued already')}.")
+            return
+        if now(threads.bring(ref, wait)).status == "absent":
+            raise ThreadNotFound(str(ref))
+        say(f"{visible(str(ref))} is in Redis.")
+
+
+@commands.command(rich_help_panel=PANEL)
+def erase(
+    id: ThreadId,  # noqa: A002
+    namespace: Namespace = None,
+    wait: Wait = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a thread from Redis, S3 (old versions too) and the catalog, for good. Its forks live on, and are named.
+
+    [bold]threadkeep erase ticket-42 --wait 60[/bold]
+    """
+    from threadkeep.cli.output import size
+    from threadkeep.cli.stores import address, opened, threads_of
+    from threadkeep.errors import ThreadNotFound
+    from threadkeep.storage.link import run_now as now
+    from threadkeep.tasks.describe import find
+
+    with opened() as stores:
+        ref = address(stores.settings, id, namespace)
+        stat = find(stores, ref)
+        if stat.tier == "absent" and now(stores.hot.look(ref)).status != "erasing":
+            raise ThreadNotFound(str(ref))
+        if not yes:
+            _confirm(f"Erase {visible(str(ref))} ({stat.tier}, {stat.count:,} messages, {size(stat.raw_bytes)})?")
+        request = now(threads_of(stores).erase(ref, wait=wait))
+        if wait is None:
+            say(f"Queued the erasure of {visible(str(ref))}: request {request}.")
+            return
+        say(_receipt(now(stores.hot.receipt(ref, request)), str(ref), request))
+
+
+def _publish_flush(stores: "Stores", ref: "ThreadRef", token: str) -> None:
+    from threadkeep.cli.stores import publisher
+    from threadkeep.errors import BrokerUnavailable
+    from threadkeep.storage.link import run_now as now
+
+    try:
+        publisher(stores.settings).flush(ref, "evict", token)
+    except BrokerUnavailable:
+        now(stores.hot.withdraw(ref, "flush", token))
+        raise
+
+
+def _check_set_aside(stores: "Stores", ref: "ThreadRef", kind: Any, *, force: bool) -> None:
+    from threadkeep.storage.hot_facts import unfinished_runs
+    from threadkeep.storage.link import run_now as now
+
+    if force:
+        now(stores.flow.forget_runs(ref, kind))
+        return
+    runs = now(unfinished_runs(stores.hot, ref, kind))
+    if runs > stores.settings.poison_after:
+        raise refuse(
+            f"thread {visible(str(ref))} was set aside after {runs} runs of {kind} that never ended; it is safe where "
+            f"it is. See the workers' logs for what killed them, then: threadkeep {kind} {visible(str(ref))} --force"
+        )
+
+
+def _require_archived(stores: "Stores", ref: "ThreadRef") -> None:
+    from threadkeep.errors import ThreadNotFound
+    from threadkeep.tasks.describe import find
+
+    if find(stores, ref).tier == "absent":
+        raise ThreadNotFound(str(ref))
+
+
+def _whereabouts(stores: "Stores", ref: "ThreadRef") -> str:
+    from threadkeep.cli.output import duration
+    from threadkeep.storage.link import run_now as now
+
+    head, name = now(stores.hot.look(ref)).head, visible(str(ref))
+    if head is None:
+        return f"{name} is archived, and gone from Redis."
+    left = int(now(stores.hot.link.run("PTTL", stores.hot.keys(ref).head))) / 1000
+    if left > 0:
+        return (
+            f"{name} is archived; a clean copy stays in Redis for {duration(left)} more, since somebody asked for it."
+        )
+    return f"{name} is archived up to when you asked; it is in use, so it stays in Redis."
+
+
+def _receipt(text: str | None, name: str, request: str) -> str:
+    import json
+
+    receipt = json.loads(text or "{}")
+    if receipt.get("outcome") == "spared":
+        return f"{visible(name)} was born after the request; it was left alone."
+    forks = ", ".join(visible(fork) for fork in receipt.get("forks", ()))
+    return (
+        f"Erased {visible(name)}: {receipt.get('versions', 0)} old versions and {receipt.get('conflicts', 0)} copies "
+        f"of conflicts went with it (request {request})."
+        + (f"\nForked from it, and kept: {forks}." if forks else "")
+        + ("" if receipt.get("catalog", True) else "\nThe catalog did not answer; the next sweep tells it.")
+    )
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise refuse("nothing was erased: this is no terminal to ask at; add --yes", USAGE)
+    if not typer.confirm(question, err=True):
+        raise refuse("nothing was erased", FAILED)
