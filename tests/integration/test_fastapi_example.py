@@ -80,7 +80,9 @@ def test_a_conversation_goes_cold_and_a_page_opening_brings_it_back(settings, wo
         "flush_queued": True,
     }
     again = client.post("/threads/t1/messages", json={"text": "hello", "id": "m1"})
-    assert again.json()["messages"] == 2
+    assert again.json() == first.json()
+    other = client.post("/threads/t1/messages", json={"text": "something else", "id": "m1"})
+    assert (other.status_code, other.json()["error"]) == (409, "MessageConflict")
 
     with Threadkeep(settings) as keep:
         keep.flush("t1", wait=20)
@@ -145,10 +147,11 @@ def test_two_requests_at_once_answer_200_and_409(settings, worker, tmp_path) -> 
 def test_a_request_succeeds_while_the_broker_is_down(settings, serve) -> None:
     """The thread is hot, so nothing has to be asked; that its flush could not be queued is told, not raised."""
     away = settings.model_copy(update={"broker_url": f"redis://{LOOPBACK}:{free_port()}/1"})
-    with Threadkeep(settings) as keep, keep.new("t5") as session:
+    with Threadkeep(away) as keep, keep.new() as session:
         session.append({"role": "user", "content": "before"})
+    assert not session.flush_enqueued
     client = serve(away)
-    answer = client.post("/threads/t5/messages", json={"text": "hello"})
+    answer = client.post(f"/threads/{session.id}/messages", json={"text": "hello"})
     assert answer.status_code == 200
     assert answer.json()["flush_queued"] is False
     assert answer.json()["messages"] == 3

@@ -1,0 +1,218 @@
+"""Workers that are killed, stopped, cut off and poisoned: every thread still ends up archived, once and whole."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.celery.worker_log import delays, outcomes, received, results
+from tests.waiting import eventually
+from threadkeep.errors import StoreUnavailable
+from threadkeep.local.valkey import ValkeyServer
+from threadkeep.local.workers import CeleryBeat
+from threadkeep.model import ThreadRef
+from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
+from threadkeep.tasks.inspect import queue_depths
+from threadkeep.testing.wire import Answer, Delay
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def tuned(**changes):
+    return pytest.mark.parametrize("tuned", [changes], ids=["-".join(changes)])
+
+
+def leave_behind(keep, thread_id, *texts):
+    with keep.new(thread_id) as session:
+        session.append(*map(user, texts or (thread_id,)))
+    return session
+
+
+def is_archived(keep, thread_id):
+    stat = keep.stat(thread_id)
+    return stat.tier == "cold" or stat.archived_rev == stat.rev
+
+
+def sweep(app):
+    app.send_task("threadkeep.sweep", kwargs={"force": True}, queue=MAINTENANCE)
+
+
+def assert_whole(keep, thread_id, *texts):
+    """What the archive gives back is what was written, once."""
+    keep.flush(thread_id, wait=30)
+    assert not keep.stat(thread_id).cached
+    assert keep.read(thread_id).messages == [user(text) for text in texts or (thread_id,)]
+
+
+def test_a_worker_is_ready_and_answers(celery_setup):
+    assert celery_setup.ready(ping=True, control=True, docker=True)
+    worker = celery_setup.worker
+    assert list(celery_setup.app.control.inspect([worker.hostname()]).ping()) == [worker.hostname()]
+    assert worker.get_running_processes_info(["pid"], {"pid": worker.container.server.pid})
+
+
+def test_a_thread_goes_cold_and_comes_back_through_the_setup(celery_setup, keep):
+    leave_behind(keep, "t", "hello")
+    assert_whole(keep, "t", "hello")
+    log = celery_setup.worker.logs()
+    assert "restored" in outcomes(log, "hydrate_thread")
+    assert set(outcomes(log, "flush_thread")) <= {"archived", "unchanged"}
+
+
+def test_a_flush_whose_process_is_killed_is_run_again(keep, s3, start_worker, raw_bucket, settings):
+    worker = start_worker()
+    s3.inject(Delay(60), method="PUT")
+    leave_behind(keep, "t", "kept")
+    eventually(lambda: s3.count("PUT"))
+    for child in worker.children():
+        os.kill(child, signal.SIGKILL)
+    eventually(lambda: is_archived(keep, "t"))
+    assert len(received(worker.logs(), "flush_thread")) == 2
+    assert_whole(keep, "t", "kept")
+    assert len(objects(raw_bucket, settings)) == 1
+
+
+def test_a_worker_killed_in_the_middle_of_a_flush_loses_and_doubles_nothing(
+    keep, s3, start_worker, app, raw_bucket, settings
+):
+    worker = start_worker()
+    s3.inject(Delay(60), method="PUT")
+    leave_behind(keep, "t", "kept")
+    eventually(lambda: s3.count("PUT"))
+    worker.kill()
+    assert keep.read("t").messages == [user("kept")]
+    start_worker(name="successor")
+    sweep(app)
+    eventually(lambda: is_archived(keep, "t"))
+    assert_whole(keep, "t", "kept")
+    assert len(objects(raw_bucket, settings)) == 1
+
+
+@pytest.mark.parametrize("remapped", ["", "SIGQUIT"], ids=["warm", "soft"])
+def test_a_worker_told_to_stop_ends_its_flush_first(remapped, keep, s3, start_worker, monkeypatch):
+    """SIGTERM waits for running tasks; remapped to SIGQUIT, as in a container, it waits for the soft shutdown's time."""
+    if remapped:
+        monkeypatch.setenv("REMAP_SIGTERM", remapped)
+    worker = start_worker()
+    s3.inject(Delay(2), method="PUT")
+    leave_behind(keep, "t", "kept")
+    eventually(lambda: s3.count("PUT"))
+    worker.kill("SIGTERM")
+    eventually(lambda: worker.container.status == "exited")
+    assert outcomes(worker.logs(), "flush_thread") == ["archived"]
+    assert is_archived(keep, "t")
+
+
+class TestWithABrokerOfItsOwn:
+    @pytest.fixture
+    def broker_server(self, tmp_path):
+        with ValkeyServer(tmp_path / "broker") as server:
+            yield server
+
+    @tuned(soft_time_limit=4, hard_time_limit=5, visibility_timeout=10)
+    def test_a_worker_survives_a_restart_of_its_broker_and_so_do_queued_tasks(
+        self, keep, s3, start_worker, app, celery_broker
+    ):
+        worker = start_worker()
+        s3.inject(Delay(3), method="PUT")
+        threads = [f"t{number}" for number in range(6)]
+        for thread in threads[:5]:
+            assert leave_behind(keep, thread).flush_enqueued
+        eventually(lambda: s3.count("PUT"))
+        celery_broker.kill("SIGTERM")
+        eventually(lambda: celery_broker.container.status == "exited")
+        assert not leave_behind(keep, threads[5]).flush_enqueued
+        celery_broker.restart()
+        eventually(lambda: all(is_archived(keep, thread) for thread in threads[:5]), seconds=90)
+        sweep(app)
+        eventually(lambda: is_archived(keep, threads[5]))
+        assert worker.container.status == "running"
+        for thread in threads:
+            assert_whole(keep, thread)
+
+
+@tuned(poison_after=2)
+def test_a_thread_that_kills_its_workers_is_set_aside_and_others_go_on(keep, start_worker, stores, app):
+    worker = start_worker(app="tests.celery.poison_app")
+    poison = ThreadRef.of("poison", "messages")
+    leave_behind(keep, "poison", "deadly")
+    leave_behind(keep, "healthy")
+    eventually(lambda: is_archived(keep, "healthy"))
+    eventually(lambda: "set_aside" in outcomes(worker.logs(), "flush_thread"), seconds=60)
+    assert ("flush", poison, 3) in [run for run in now(_all(stores.flow.unfinished()))]
+    sweep(app)
+    eventually(lambda: any(counts.get("set_aside") for counts in results(worker.logs(), "sweep")))
+    assert queue_depths(app)[FLUSH] == 0, "a sweep asks no more for what was set aside"
+    leave_behind(keep, "late")
+    eventually(lambda: is_archived(keep, "late"))
+    assert keep.read("poison").messages == [user("deadly")]
+
+
+@tuned(sweep_every=2)
+def test_three_beats_sweep_once_a_slot(settings, start_worker, tmp_path):
+    worker = start_worker(MAINTENANCE)
+    beats = [CeleryBeat(settings, data_dir=tmp_path / f"beat{number}") for number in range(3)]
+    try:
+        started = time.time()
+        for beat in beats:
+            beat.start()
+        eventually(lambda: len(results(worker.logs(), "sweep")) >= 12)
+    finally:
+        for beat in beats:
+            beat.stop()
+    slots = int(time.time() / 2) - int(started / 2) + 1
+    runs = results(worker.logs(), "sweep")
+    swept = [counts for counts in runs if not counts.get("skipped")]
+    assert 2 <= len(swept) <= slots
+    assert len(swept) < len(runs)
+
+
+def test_hopeless_arguments_fail_at_once(app, start_worker):
+    worker = start_worker()
+    for kwargs in ({"thread_id": "../etc/passwd"}, {"thread_id": "t", "namespace": ""}, {"thread_id": 7}, {"nonsense": 1}):
+        app.send_task("threadkeep.flush_thread", kwargs=kwargs, queue=FLUSH)
+        app.send_task("threadkeep.hydrate_thread", kwargs=kwargs, queue=HYDRATE)
+    app.send_task("threadkeep.sweep", queue=MAINTENANCE)
+    eventually(lambda: results(worker.logs(), "sweep") and worker.logs().count(" raised ") >= 8)
+    log = worker.logs()
+    assert log.count(" raised ") == 8
+    assert not delays(log, "flush_thread")
+    assert not delays(log, "hydrate_thread")
+    assert "passwd" not in log.replace("'../etc/passwd'", "")
+
+
+@tuned(s3_attempts=1, retry_backoff=0.4, retry_backoff_max=1.6, max_retries=4)
+def test_a_store_that_is_away_is_tried_again_ever_later_and_then_no_more(keep, s3, start_worker):
+    worker = start_worker()
+    s3.inject(Answer(503, "ServiceUnavailable"), times=10_000)
+    leave_behind(keep, "t", "safe")
+    eventually(lambda: "raised" in worker.logs())
+    waited = delays(worker.logs(), "flush_thread")
+    assert len(waited) == 4
+    for seconds, ceiling in zip(waited, [0.4, 0.8, 1.6, 1.6], strict=True):
+        assert ceiling / 2 <= seconds <= ceiling
+    assert StoreUnavailable.__name__ in worker.logs()
+    assert keep.read("t").messages == [user("safe")]
+
+
+@tuned(soft_time_limit=2, hard_time_limit=4, visibility_timeout=10, s3_attempts=1)
+def test_a_flush_that_hangs_is_ended_and_the_thread_stays_safe(keep, s3, start_worker, app):
+    worker = start_worker()
+    s3.inject(Delay(60), times=20)
+    leave_behind(keep, "t", "safe")
+    eventually(lambda: "time limit (2.0s) exceeded" in worker.logs() or "time limit (2s) exceeded" in worker.logs())
+    eventually(lambda: "Hard time limit (4" in worker.logs())
+    assert keep.read("t").messages == [user("safe")]
+
+
+async def _all(items):
+    return [item async for item in items]
+
+
+def objects(raw_bucket, settings):
+    found = raw_bucket.list_objects_v2(Bucket=settings.s3_bucket, Prefix=settings.s3_prefix)
+    return [item["Key"] for item in found.get("Contents", [])]
