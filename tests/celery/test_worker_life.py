@@ -26,9 +26,10 @@ def tuned(**changes):
     return pytest.mark.parametrize("tuned", [changes], ids=["-".join(changes)])
 
 
-def leave_behind(keep, thread_id, *texts):
+def leave_behind(keep, text, thread_id=None):
+    """A thread that somebody wrote one message into and left. With an id of its own, no worker need be asked."""
     with keep.new(thread_id) as session:
-        session.append(*map(user, texts or (thread_id,)))
+        session.append(user(text))
     return session
 
 
@@ -41,11 +42,11 @@ def sweep(app):
     app.send_task("threadkeep.sweep", kwargs={"force": True}, queue=MAINTENANCE)
 
 
-def assert_whole(keep, thread_id, *texts):
+def assert_whole(keep, thread_id, text):
     """What the archive gives back is what was written, once."""
     keep.flush(thread_id, wait=30)
-    assert not keep.stat(thread_id).cached
-    assert keep.read(thread_id).messages == [user(text) for text in texts or (thread_id,)]
+    eventually(lambda: not keep.stat(thread_id).cached)
+    assert keep.read(thread_id).messages == [user(text)]
 
 
 def test_a_worker_is_ready_and_answers(celery_setup):
@@ -56,23 +57,23 @@ def test_a_worker_is_ready_and_answers(celery_setup):
 
 
 def test_a_thread_goes_cold_and_comes_back_through_the_setup(celery_setup, keep):
-    leave_behind(keep, "t", "hello")
-    assert_whole(keep, "t", "hello")
-    log = celery_setup.worker.logs()
-    assert "restored" in outcomes(log, "hydrate_thread")
-    assert set(outcomes(log, "flush_thread")) <= {"archived", "unchanged"}
+    thread = leave_behind(keep, "hello").id
+    assert_whole(keep, thread, "hello")
+    worker = celery_setup.worker
+    eventually(lambda: "restored" in outcomes(worker.logs(), "hydrate_thread"))
+    assert set(outcomes(worker.logs(), "flush_thread")) <= {"archived", "unchanged"}
 
 
 def test_a_flush_whose_process_is_killed_is_run_again(keep, s3, start_worker, raw_bucket, settings):
     worker = start_worker()
     s3.inject(Delay(60), method="PUT")
-    leave_behind(keep, "t", "kept")
+    thread = leave_behind(keep, "kept").id
     eventually(lambda: s3.count("PUT"))
     for child in worker.children():
         os.kill(child, signal.SIGKILL)
-    eventually(lambda: is_archived(keep, "t"))
+    eventually(lambda: is_archived(keep, thread))
     assert len(received(worker.logs(), "flush_thread")) == 2
-    assert_whole(keep, "t", "kept")
+    assert_whole(keep, thread, "kept")
     assert len(objects(raw_bucket, settings)) == 1
 
 
@@ -81,14 +82,14 @@ def test_a_worker_killed_in_the_middle_of_a_flush_loses_and_doubles_nothing(
 ):
     worker = start_worker()
     s3.inject(Delay(60), method="PUT")
-    leave_behind(keep, "t", "kept")
+    thread = leave_behind(keep, "kept").id
     eventually(lambda: s3.count("PUT"))
     worker.kill()
-    assert keep.read("t").messages == [user("kept")]
+    assert keep.read(thread).messages == [user("kept")]
     start_worker(name="successor")
     sweep(app)
-    eventually(lambda: is_archived(keep, "t"))
-    assert_whole(keep, "t", "kept")
+    eventually(lambda: is_archived(keep, thread))
+    assert_whole(keep, thread, "kept")
     assert len(objects(raw_bucket, settings)) == 1
 
 
@@ -99,12 +100,12 @@ def test_a_worker_told_to_stop_ends_its_flush_first(remapped, keep, s3, start_wo
         monkeypatch.setenv("REMAP_SIGTERM", remapped)
     worker = start_worker()
     s3.inject(Delay(2), method="PUT")
-    leave_behind(keep, "t", "kept")
+    thread = leave_behind(keep, "kept").id
     eventually(lambda: s3.count("PUT"))
     worker.kill("SIGTERM")
     eventually(lambda: worker.container.status == "exited")
     assert outcomes(worker.logs(), "flush_thread") == ["archived"]
-    assert is_archived(keep, "t")
+    assert is_archived(keep, thread)
 
 
 class TestWithABrokerOfItsOwn:
@@ -119,36 +120,36 @@ class TestWithABrokerOfItsOwn:
     ):
         worker = start_worker()
         s3.inject(Delay(3), method="PUT")
-        threads = [f"t{number}" for number in range(6)]
-        for thread in threads[:5]:
-            assert leave_behind(keep, thread).flush_enqueued
+        left = [leave_behind(keep, str(number)) for number in range(5)]
+        assert all(session.flush_enqueued for session in left)
         eventually(lambda: s3.count("PUT"))
         celery_broker.kill("SIGTERM")
         eventually(lambda: celery_broker.container.status == "exited")
-        assert not leave_behind(keep, threads[5]).flush_enqueued
+        late = leave_behind(keep, "5")
+        assert not late.flush_enqueued
         celery_broker.restart()
-        eventually(lambda: all(is_archived(keep, thread) for thread in threads[:5]), seconds=90)
+        eventually(lambda: all(is_archived(keep, session.id) for session in left), seconds=90)
         sweep(app)
-        eventually(lambda: is_archived(keep, threads[5]))
+        eventually(lambda: is_archived(keep, late.id))
         assert worker.container.status == "running"
-        for thread in threads:
-            assert_whole(keep, thread)
+        for number, session in enumerate([*left, late]):
+            assert_whole(keep, session.id, str(number))
 
 
 @tuned(poison_after=2)
 def test_a_thread_that_kills_its_workers_is_set_aside_and_others_go_on(keep, start_worker, stores, app):
     worker = start_worker(app="tests.celery.poison_app")
     poison = ThreadRef.of("poison", "messages")
-    leave_behind(keep, "poison", "deadly")
-    leave_behind(keep, "healthy")
-    eventually(lambda: is_archived(keep, "healthy"))
+    leave_behind(keep, "deadly", "poison")
+    healthy = leave_behind(keep, "healthy").id
+    eventually(lambda: is_archived(keep, healthy))
     eventually(lambda: "set_aside" in outcomes(worker.logs(), "flush_thread"), seconds=60)
     assert ("flush", poison, 3) in [run for run in now(_all(stores.flow.unfinished()))]
     sweep(app)
     eventually(lambda: any(counts.get("set_aside") for counts in results(worker.logs(), "sweep")))
     assert queue_depths(app)[FLUSH] == 0, "a sweep asks no more for what was set aside"
-    leave_behind(keep, "late")
-    eventually(lambda: is_archived(keep, "late"))
+    late = leave_behind(keep, "late").id
+    eventually(lambda: is_archived(keep, late))
     assert keep.read("poison").messages == [user("deadly")]
 
 
@@ -189,24 +190,24 @@ def test_hopeless_arguments_fail_at_once(app, start_worker):
 def test_a_store_that_is_away_is_tried_again_ever_later_and_then_no_more(keep, s3, start_worker):
     worker = start_worker()
     s3.inject(Answer(503, "ServiceUnavailable"), times=10_000)
-    leave_behind(keep, "t", "safe")
+    thread = leave_behind(keep, "safe").id
     eventually(lambda: "raised" in worker.logs())
     waited = delays(worker.logs(), "flush_thread")
     assert len(waited) == 4
     for seconds, ceiling in zip(waited, [0.4, 0.8, 1.6, 1.6], strict=True):
         assert ceiling / 2 <= seconds <= ceiling
     assert StoreUnavailable.__name__ in worker.logs()
-    assert keep.read("t").messages == [user("safe")]
+    assert keep.read(thread).messages == [user("safe")]
 
 
 @tuned(soft_time_limit=2, hard_time_limit=4, visibility_timeout=10, s3_attempts=1)
 def test_a_flush_that_hangs_is_ended_and_the_thread_stays_safe(keep, s3, start_worker, app):
     worker = start_worker()
     s3.inject(Delay(60), times=20)
-    leave_behind(keep, "t", "safe")
+    thread = leave_behind(keep, "safe").id
     eventually(lambda: "time limit (2.0s) exceeded" in worker.logs() or "time limit (2s) exceeded" in worker.logs())
     eventually(lambda: "Hard time limit (4" in worker.logs())
-    assert keep.read("t").messages == [user("safe")]
+    assert keep.read(thread).messages == [user("safe")]
 
 
 async def _all(items):

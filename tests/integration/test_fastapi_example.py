@@ -68,6 +68,13 @@ def serve(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., httpx.Cl
         server.stop()
 
 
+def eventually(look: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_conversation_goes_cold_and_a_page_opening_brings_it_back(settings, worker, serve) -> None:
     worker()
     client = serve()
@@ -85,12 +92,10 @@ def test_a_conversation_goes_cold_and_a_page_opening_brings_it_back(settings, wo
     assert (other.status_code, other.json()["error"]) == (409, "MessageConflict")
 
     with Threadkeep(settings) as keep:
-        keep.flush("t1", wait=20)
-        assert not keep.stat("t1").cached
+        keep.flush("t1")
+        eventually(lambda: not keep.stat("t1").cached)
         assert client.post("/threads/t1/open").json() == {"on_its_way": True}
-        deadline = time.monotonic() + 20
-        while not keep.stat("t1").cached:
-            assert time.monotonic() < deadline
+        eventually(lambda: keep.stat("t1").cached)
         assert keep.stat("t1").tier == "cold"
 
     second = client.post("/threads/t1/messages", json={"text": "again"})
@@ -132,9 +137,7 @@ def test_two_requests_at_once_answer_200_and_409(settings, worker, tmp_path) -> 
         first = threading.Thread(target=post, args=(one, "slowly, please"))
         first.start()
         with Threadkeep(settings) as keep:
-            deadline = time.monotonic() + 20
-            while keep.stat("t4").count == 0:  # the first request has written, and holds the lease
-                assert time.monotonic() < deadline
+            eventually(lambda: keep.stat("t4").count)  # the first request has written, and holds the lease
         post(other, "at once")
         first.join()
         assert sorted(answer.status_code for answer in answers) == [200, 409]

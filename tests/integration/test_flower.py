@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -34,7 +35,7 @@ def play(settings: Settings) -> None:
     """Two threads are written and flushed, one of them comes back."""
     with Threadkeep(settings) as keep:
         for name in ("ticket-1", "ticket-2"):
-            with keep.new(name, labels={"secret": CONTENT}, state={"secret": CONTENT}, wait_flush=20) as session:
+            with keep.new(name, labels={"note": CONTENT}, state={"confidential": CONTENT}, wait_flush=20) as session:
                 session.append({"role": "user", "content": CONTENT})
         keep.flush("ticket-1", wait=20)
         with keep.open("ticket-1") as session:
@@ -44,6 +45,12 @@ def play(settings: Settings) -> None:
 def tasks_of(api: httpx.Client, name: str, state: str = "SUCCESS") -> list[dict]:
     found = api.get("/api/tasks", params={"taskname": name}).json().values()
     return [task for task in found if task["state"] == state]
+
+
+def hidden(settings: Settings) -> list[str]:
+    """The secrets that workers hold."""
+    database = urlsplit(settings.database_url.get_secret_value()).password
+    return [database, settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()]
 
 
 def eventually(look):
@@ -100,5 +107,7 @@ def test_no_content_reaches_flower(worker, settings: Settings, api: httpx.Client
     everything += "".join(api.get(path).text for path in ("/metrics", "/tasks", "/workers", "/api/workers"))
     assert "ticket-1" in everything
     assert "nobody" not in everything
-    assert "secret" not in everything
+    assert "confidential" not in everything
+    for secret in (urlsplit(settings.redis_url).password, *hidden(settings)):
+        assert secret not in everything
     assert "ticket-1" not in api.get("/metrics").text  # ids as labels would make a time series of each thread

@@ -217,7 +217,7 @@ def test_a_flush_of_another_timeline_keeps_its_bytes_aside_and_stops(stores, kee
 
 
 def upto(stores):
-    return now(stores.hot.now_ms()) * 1000 + 999
+    return now(stores.flow.clock())
 
 
 def test_an_erase_during_a_flush_is_not_undone_by_it(stores, session, ref):

@@ -140,6 +140,18 @@ def test_the_sweep_checkpoints_what_is_dirty_for_long_and_ends_leases_that_lapse
     assert now(stores.hot.link.run("PTTL", stores.hot.keys(ref).head)) > 0
 
 
+def test_the_sweep_drops_a_cached_copy_that_is_older_than_the_archive(keep, stores, settings):
+    """As a failover to a replica that lagged behind would bring back."""
+    ref = left_hot(keep)
+    flush(stores, ref, "linger")
+    assert sweep(stores, enqueuer(settings), force=True).outdated == 0
+    key = stores.hot.keys(ref).head
+    older = now(stores.hot.look(ref)).head.rev - 5
+    now(stores.hot.link.run("HSET", key, "rev", older, "archived", older))
+    assert sweep(stores, enqueuer(settings), force=True).outdated == 1
+    assert now(stores.hot.look(ref)).head is None
+
+
 def test_one_sweep_of_many_runs_in_a_time_slot(stores, settings):
     skipped = [sweep(stores, enqueuer(settings)).skipped for _ in range(5)]
     assert skipped.count(False) == 1

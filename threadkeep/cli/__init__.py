@@ -1,4 +1,4 @@
-"""The command line: `threadkeep`. Each module holds the commands of one subject; they import what they need when run."""
+"""The command line: `threadkeep`. A module for each subject; a command imports what it needs when it runs."""
 
 import sys
 from typing import Annotated

@@ -43,8 +43,8 @@ def check_redis(stores: Stores) -> Iterator[Check]:
     except ThreadkeepError as error:
         yield _unreachable("Redis", error, "Start it, or correct THREADKEEP_REDIS_URL.")
         return
-    yield _version(facts)
-    yield _policy("Redis: when memory is full", facts)
+    yield judge_version(facts)
+    yield judge_policy(facts)
     yield persistence("Redis: after a restart", facts, "what is newer than the last flush")
     if facts.cluster != stores.settings.redis_cluster:
         wanted = "true" if facts.cluster else "false"
@@ -170,7 +170,9 @@ def broker_policy(facts: RedisFacts) -> Check:
     return Check(subject, "failed", f"{facts.policy}: queues may be evicted", "Set maxmemory-policy noeviction.")
 
 
-def _policy(subject: str, facts: RedisFacts) -> Check:
+def judge_policy(facts: RedisFacts) -> Check:
+    """The hot tier may evict what has an expiry, which is what the archive holds; never anything else."""
+    subject = "Redis: when memory is full"
     if facts.policy is not None and facts.policy.startswith("allkeys-"):
         limit = f"of {size(facts.max_memory)}" if facts.max_memory else "(none is set now)"
         return Check(
@@ -200,7 +202,8 @@ def persistence(subject: str, facts: RedisFacts, at_stake: str) -> Check:
     )
 
 
-def _version(facts: RedisFacts) -> Check:
+def judge_version(facts: RedisFacts) -> Check:
+    """Whether the server knows the commands that are used."""
     told = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
     if told and told < REDIS_NEEDS and facts.server == "redis":
         return Check("Redis", "failed", f"{facts.server} {facts.version} is too old", "Update it to 6.2 or newer.")
@@ -210,7 +213,7 @@ def _version(facts: RedisFacts) -> Check:
 def _beat(stores: Stores) -> Check:
     period = stores.settings.sweep_every
     try:
-        swept = now(swept_lately(stores.hot, stores.settings.key_prefix, period))
+        swept = now(swept_lately(stores.flow, stores.settings.key_prefix, period))
     except ThreadkeepError:
         return Check("sweep", "failed", "cannot be told, since Redis does not answer", "See above.")
     if swept:

@@ -24,7 +24,7 @@ class Tier(StrEnum):
 
 
 @commands.command("ls", rich_help_panel="Threads")
-def list_threads(
+def list_threads(  # noqa: PLR0917  one parameter an option
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Only this namespace.", show_default=False)
     ] = None,

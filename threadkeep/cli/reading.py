@@ -1,4 +1,4 @@
-"""Reads a thread from whichever tier has it, without a lease, without bringing it back, and without changing anything."""
+"""Reads a thread from whichever tier has it: without a lease, without bringing it back, changing nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

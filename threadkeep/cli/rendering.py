@@ -1,4 +1,4 @@
-"""What a message says, whichever provider's JSON it is: text as it stands, calls and results of tools in brief. Pure."""
+"""What a message says, whichever provider's JSON it is: text as it is, calls and results of tools in brief. Pure."""
 
 import json
 from collections.abc import Iterator

@@ -167,9 +167,7 @@ def _whereabouts(stores: "Stores", ref: "ThreadRef") -> str:
         return f"{name} is archived, and gone from Redis."
     left = int(now(stores.hot.link.run("PTTL", stores.hot.keys(ref).head))) / 1000
     if left > 0:
-        return (
-            f"{name} is archived; a clean copy stays in Redis for {duration(left)} more, since somebody asked for it."
-        )
+        return f"{name} is archived; a clean copy stays in Redis for up to {duration(left)}, for who asked."
     return f"{name} is archived up to when you asked; it is in use, so it stays in Redis."
 
 

@@ -339,7 +339,7 @@ class Threads:
         """What is known of a thread: from Redis if it is there, else a worker is asked. Does not bring it back."""
         seen = await self.hot.look(ref)
         if seen.head is not None:
-            return seen.head.to_stat(ref, now_ms=await self.hot.now_ms())
+            return seen.head.to_stat(ref, now_ms=await self.hot.clock(ref) // 1000)
         question, wait = fresh_mark(), self.settings.hydrate_wait
         deadline = time.monotonic() + wait
         async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
@@ -355,7 +355,7 @@ class Threads:
 
     async def erase(self, ref: ThreadRef, *, wait: float | None) -> str:
         """Queue the erasure of all that is known of a thread up to now; returns the request's id."""
-        request, upto = fresh_mark(), (await self.hot.now_ms()) * 1000 + 999
+        request, upto = fresh_mark(), await self.hot.clock(ref)
         await self._dispatch(lambda: self.enqueuer.erase(ref, request=request, upto=upto))
         if wait is None:
             return request

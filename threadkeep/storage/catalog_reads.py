@@ -66,6 +66,8 @@ def conditions(where: CatalogFilter) -> list[ColumnElement[bool]]:
         found.append(func.starts_with(threads.c.thread_id, where.id_prefix))
     if where.idle_since is not None:
         found.append(or_(threads.c.active_at.is_(None), threads.c.active_at < func.to_timestamp(where.idle_since)))
+    if where.cached_at is not None:
+        found.append(threads.c.cached_until > func.to_timestamp(where.cached_at))
     if where.after is not None:
         found.append(_behind(where.after, where.namespace))
     return found

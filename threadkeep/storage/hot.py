@@ -152,10 +152,9 @@ class HotTier:
             return Looked("here", Head.parse(rest))
         return Looked(status.decode(), None, *(part.decode() for part in rest))
 
-    async def now_ms(self) -> int:
-        """Redis's clock in Unix milliseconds."""
-        seconds, micros = await self.link.run("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
+    async def clock(self, ref: ThreadRef) -> int:
+        """The clock of the server that holds a thread, in Unix microseconds: what its revisions are counted in."""
+        return int(await self.call("clock", ref, []))
 
     async def read(self, ref: ThreadRef, *, with_ids: bool = False) -> Contents | None:
         """A consistent copy of a thread, leased or not; None if it is not here.

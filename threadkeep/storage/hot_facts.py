@@ -74,7 +74,7 @@ async def redis_facts(link: Link) -> RedisFacts:
 
 async def hot_facts(hot: HotTier, flow: TierFlow) -> HotFacts:
     """Walk the index and look at every head, some hundred in a round trip."""
-    now_ms = await hot.now_ms()
+    now_ms = await flow.clock() // 1000
     members = [ref async for ref in flow.index()]
     dirty = leased = 0
     oldest: tuple[int, ThreadRef | None] = (now_ms, None)
@@ -92,11 +92,11 @@ async def unfinished_runs(hot: HotTier, ref: ThreadRef, kind: str) -> int:
     return int(await hot.link.run("HGET", hot.keys(ref).tries, f"{kind}|{ref.member}") or 0)
 
 
-async def swept_lately(hot: HotTier, prefix: str, period: float) -> bool:
+async def swept_lately(flow: TierFlow, prefix: str, period: float) -> bool:
     """Whether a sweep began in this time slot or in the one before."""
-    slot = int(await hot.now_ms() / 1000 / period)
+    slot = int(await flow.clock() / 1_000_000 / period)
     keys = [f"{prefix}:sweep:{slot - back}" for back in (0, 1)]
-    return any(await hot.link.batch([("EXISTS", key) for key in keys]))
+    return any(await flow.hot.link.batch([("EXISTS", key) for key in keys]))
 
 
 async def memory_of(hot: HotTier, ref: ThreadRef) -> int:

@@ -16,6 +16,8 @@ ANSWER_MS: Final = 30_000
 ERASED_MS: Final = 30 * 86_400_000
 """How long an erase request's completion is remembered."""
 SHARDS_AT_ONCE: Final = 128
+SWEEPING: Final = ThreadRef("threadkeep", "sweep")
+"""Not a thread: it says on which server's clock sweeps agree."""
 
 Residence = Literal["evicted", "lingers", "kept"]
 
@@ -119,9 +121,10 @@ class TierFlow:
 
     # --- flush ------------------------------------------------------------------------------------------------------
 
-    async def begin_flush(self, ref: ThreadRef, attempt: str, mode: FlushMode) -> FlushStart:
-        """Clear the request's marker and list the attempt."""
-        status, *rest = await self.hot.call("begin_flush", ref, [attempt, mode, self._settings.poison_after])
+    async def begin_flush(self, ref: ThreadRef, attempt: str, mode: FlushMode, *, again: bool = False) -> FlushStart:
+        """Clear the request's marker and list the attempt; a run that begins `again` is not counted twice."""
+        args = [attempt, mode, self._settings.poison_after, int(again)]
+        status, *rest = await self.hot.call("begin_flush", ref, args)
         if status in (b"go", b"clean"):
             return FlushStart(status.decode(), rest[0].decode(), Head.parse(rest[1:]))
         return FlushStart(status.decode(), runs=int(rest[0]) if rest else 0)
@@ -237,6 +240,10 @@ class TierFlow:
 
     # --- sweep ------------------------------------------------------------------------------------------------------
 
+    async def clock(self) -> int:
+        """The time in Unix microseconds that all sweeps agree on."""
+        return await self.hot.clock(SWEEPING)
+
     async def claim_sweep(self, slot: int, seconds: float) -> bool:
         """Whether this sweep is the first one of its time slot, under any number of beats."""
         key = f"{self._settings.key_prefix}:sweep:{slot}"
@@ -275,6 +282,10 @@ class TierFlow:
         if status == b"erasing":
             return Lapsed("erasing", None, rest[0].decode(), int(rest[1]))
         return Lapsed("dropped")
+
+    async def drop_outdated(self, ref: ThreadRef, archived: int) -> bool:
+        """Drop a cached copy that is older than revision `archived`, which the archive is known to hold."""
+        return bool(await self.hot.call("drop_outdated", ref, [archived]))
 
     # --- erase ------------------------------------------------------------------------------------------------------
 

@@ -180,6 +180,7 @@ class CatalogFilter:
     Attributes:
         labels: All of these must be present with these values.
         idle_since: Only threads last active before this Unix time.
+        cached_at: Only threads of which a copy may have been in Redis at this Unix time.
         after: Only threads behind this one in (namespace, thread_id) order: the last of the page before.
     """
 
@@ -188,6 +189,7 @@ class CatalogFilter:
     labels: dict[str, str] | None = None
     id_prefix: str | None = None
     idle_since: float | None = None
+    cached_at: float | None = None
     erased: bool = False
     after: ThreadRef | None = None
 

@@ -21,7 +21,7 @@ def find(stores: Stores, ref: ThreadRef) -> ThreadStat:
     """What is known of a thread, wherever it is. A catalog that is down or behind is made up for by the bucket."""
     seen = now(stores.hot.look(ref))
     if seen.head is not None:
-        return seen.head.to_stat(ref, now_ms=now(stores.hot.now_ms()))
+        return seen.head.to_stat(ref, now_ms=now(stores.hot.clock(ref)) // 1000)
     try:
         entry = stores.catalog.get(ref)
     except ThreadkeepError:

@@ -24,9 +24,9 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode) -> Outcome:
         StoreUnavailable: a store did not answer; the thread is as hot as before, and a repeat is safe.
         StoreRefused: the bucket or its credentials are wrong; the thread stays hot.
     """
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         attempt = fresh_mark()
-        start = now(stores.flow.begin_flush(ref, attempt, mode))
+        start = now(stores.flow.begin_flush(ref, attempt, mode, again=turn > 0))
         if start.status != "go" or start.head is None:
             return _nothing_to_archive(stores, ref, start)
         mode = start.mode

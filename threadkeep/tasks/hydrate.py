@@ -121,7 +121,7 @@ def _load_v1(stores: Stores, ref: ThreadRef) -> Loaded | None:
         records = [checked_record(entry, max_bytes=stores.settings.max_message_bytes) for entry in snapshot.entries]
     except InvalidMessage as error:
         raise ArchiveCorrupt(str(ref), key, str(error)) from None
-    rev = now(stores.hot.now_ms()) * 1000
+    rev = now(stores.hot.clock(ref))
     seal = Seal(ref.namespace, ref.thread_id, rev, fresh_mark(), rev, 0, snapshot.state, NO_CHAIN, codec=V1_CODEC)
     tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN)
     hashes = _hashes(records)

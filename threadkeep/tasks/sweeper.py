@@ -1,7 +1,7 @@
 """Sweep: what repairs everything that a queue, a worker or an app has dropped. Safe under any number of beats."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
@@ -10,7 +10,7 @@ from threadkeep.model import FlushMode, ThreadRef
 from threadkeep.storage.hot_flow import Lapsed
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import run_now as now
-from threadkeep.storage.ports import CatalogRow
+from threadkeep.storage.ports import CatalogFilter, CatalogRow
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.stores import Stores, archived_row, log
 
@@ -28,6 +28,7 @@ class SweepCounts:
     checkpoints: int = 0
     lapsed: int = 0
     dropped: int = 0
+    outdated: int = 0
     erasing: int = 0
     set_aside: int = 0
     catalog_rows: int = 0
@@ -97,7 +98,7 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
     """
     counts = SweepCounts()
     period = stores.settings.sweep_every
-    started = now(stores.hot.now_ms())
+    started = now(stores.flow.clock()) // 1000
     if not force and not now(stores.flow.claim_sweep(int(started / 1000 / period), 2 * period)):
         counts.skipped = True
         return counts
@@ -111,6 +112,7 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
     for ref in now(_collect(stores.flow.owed())):
         if not _pay(stores, ref, counts):
             break
+    _drop_outdated(stores, counts, started / 1000)
     _prune(stores)
     return counts
 
@@ -198,7 +200,7 @@ def _pay(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> bool:
 
 
 def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> None:
-    stamp = now(stores.hot.now_ms()) * 1000
+    stamp = now(stores.hot.clock(ref))
     seen = now(stores.hot.look(ref))
     there = stores.cold.head(ref)
     if there is None or there.meta is None:
@@ -210,6 +212,19 @@ def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> None:
     hot = seen.head is not None and seen.head.dirty
     stores.catalog.record([archived_row(ref, there, there.meta, hot=hot, stamp=stamp)])
     counts.catalog_rows += 1
+
+
+def _drop_outdated(stores: Stores, counts: SweepCounts, now_s: float) -> None:
+    """A failover may bring back a cached copy that is older than the archive: the catalog knows, and the copy goes."""
+    where = CatalogFilter(tier="cold", cached_at=now_s)
+    try:
+        while page := stores.catalog.page(where, ROWS_AT_ONCE):
+            for entry in page:
+                ref = ThreadRef(entry.stat.namespace, entry.stat.thread_id)
+                counts.outdated += now(stores.flow.drop_outdated(ref, entry.stat.archived_rev))
+            where = replace(where, after=ref)
+    except ThreadkeepError as error:
+        log.warning("cached copies could not be compared with the catalog", extra={"reason": str(error)})
 
 
 def _prune(stores: Stores) -> None:

@@ -316,7 +316,7 @@ class CatalogContract:
         catalog.record(
             [
                 CatalogRow(hot, "hot", stamp=1, rev=1, active_at=200.0),
-                CatalogRow(cold, "cold", stamp=1, rev=1, active_at=100.0),
+                CatalogRow(cold, "cold", stamp=1, rev=1, active_at=100.0, cached_until=500.0),
                 CatalogRow(unknown, "cold", stamp=1, rev=1),
             ]
         )
@@ -325,6 +325,8 @@ class CatalogContract:
         assert list(paged(catalog, CatalogFilter(tier="hot"), 10)) == [hot]
         assert list(paged(catalog, CatalogFilter(tier="cold"), 10)) == [cold, unknown]
         assert list(paged(catalog, CatalogFilter(idle_since=200.0), 10)) == [cold, unknown]
+        assert list(paged(catalog, CatalogFilter(cached_at=499.0), 10)) == [cold]
+        assert list(paged(catalog, CatalogFilter(cached_at=500.0), 10)) == []
         assert list(paged(catalog, CatalogFilter(erased=True), 10)) == [erased]
 
     def test_totals_add_up_by_tier_without_the_erased(self, catalog: Catalog) -> None:

@@ -143,6 +143,7 @@ def _matches(where: CatalogFilter, ref: ThreadRef, columns: Columns) -> bool:
         and ref.thread_id.startswith(where.id_prefix or "")
         and (where.labels or {}).items() <= labels.items()
         and (where.idle_since is None or (columns["active_at"] or 0) < where.idle_since)
+        and (where.cached_at is None or (columns["cached_until"] or 0) > where.cached_at)
         and (where.after is None or ref > where.after)
     )
 

@@ -6,6 +6,7 @@ redis.call('SET', EPOCH, ARGV[7], 'NX')
 local epoch = redis.call('GET', EPOCH)
 local h = thread()
 if h then
+  redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)
   rest(h)
   announce('present')
   return {'present', epoch, unpack(redis.call('HGETALL', HEAD))}

@@ -1,0 +1,2 @@
+-- The time of the server that holds the thread, in microseconds: what revisions and expiries there are counted in.
+return int(NOW)
