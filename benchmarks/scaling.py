@@ -18,9 +18,9 @@ from tests.corpus import conversation
 from threadkeep import Threadkeep, ThreadRef
 from threadkeep.local.stack import Stack, temporary_stack
 from threadkeep.local.workers import CeleryWorker
+from threadkeep.model import Entry
 from threadkeep.storage.archive import read_frames
 from threadkeep.storage.link import run_now as now
-from threadkeep.model import Entry
 from threadkeep.tasks.conf import FLUSH
 from threadkeep.tasks.stores import Stores
 
@@ -33,7 +33,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 3])
     arguments = parser.parse_args()
     messages = list(conversation(MESSAGES, SIZE))
-    table = Table("workers", "threads", "seconds", "flushes / s", "against one", "right", title="Flushing, one process each")
+    table = Table(
+        "workers", "threads", "seconds", "flushes / s", "against one", "right", title="Flushing, one process each"
+    )
     first = 0.0
     wrong = 0
     with temporary_stack() as stack:
@@ -45,7 +47,12 @@ def main() -> int:
             good = sum(archived(stack, thread_id) == messages for thread_id in ids)
             wrong += len(ids) - good
             table.add_row(
-                str(workers), str(count), f"{seconds:.2f}", f"{rate:.0f}", f"{rate / first:.2f}x", f"{good} of {len(ids)}"
+                str(workers),
+                str(count),
+                f"{seconds:.2f}",
+                f"{rate:.0f}",
+                f"{rate / first:.2f}x",
+                f"{good} of {len(ids)}",
             )
     Console().print(table)
     return 1 if wrong else 0
@@ -67,7 +74,11 @@ def drain(stack: Stack, workers: int) -> tuple[int, float]:
     stores = Stores(stack.settings)
     started = [
         CeleryWorker(
-            stack.settings, queues=[FLUSH], name=f"flush-{n}", concurrency=1, data_dir=stack.data_dir / f"scale-{workers}-{n}"
+            stack.settings,
+            queues=[FLUSH],
+            name=f"flush-{n}",
+            concurrency=1,
+            data_dir=stack.data_dir / f"scale-{workers}-{n}",
         )
         for n in range(workers)
     ]

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("threadkeep.testing")
-
 from threadkeep import Threadkeep
 from threadkeep.config import Settings
 from threadkeep.local.guard import guard
@@ -22,6 +20,8 @@ from threadkeep.local.valkey import ValkeyServer
 from threadkeep.local.workers import DEFAULT_APP, CeleryWorker
 from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
 from threadkeep.tasks.stores import Stores
+
+pytest.register_assert_rewrite("threadkeep.testing")
 
 BUCKET = "threadkeep-tests"
 StartWorker = Callable[..., CeleryWorker]

@@ -1,16 +1,14 @@
-"""Waiting on conditions."""
+"""Waiting for a condition instead of for a time."""
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
-def eventually(look: Callable[[], T], *, seconds: float = 40.0) -> T:
-    """What `look` finds, as soon as it finds something true."""
+def until(condition: Callable[[], Any], *, seconds: float = 30) -> Any:
+    """What `condition` returns once it is true."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"did not come true within {seconds:g} s; last seen: {found!r}"
-        time.sleep(0.05)
-    return found
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.02)
+    return value

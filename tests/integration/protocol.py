@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from threadkeep.model import ThreadRef
 from threadkeep.storage.link import run_now as now
@@ -30,7 +30,7 @@ class Racing:
         self._original = getattr(self._owner, step)
         self.happened = False
 
-    def __enter__(self) -> "Racing":
+    def __enter__(self) -> Self:
         setattr(self._owner, self._step, self._raced)
         return self
 

@@ -87,12 +87,12 @@ def test_a_cold_thread_is_shown_from_s3_and_stays_cold(cli, keep, worker):
 
 
 def test_a_hot_thread_is_shown_from_redis_while_a_session_writes_it(cli, keep):
-    with keep.new("t", state={"step": 1}) as session:
+    with keep.new(state={"step": 1}) as session:
         ids = session.append(*[user(str(n)) for n in range(5)])
-        shown = cli("show", "t", "--last", 2, "--json")
+        shown = cli("show", session.id, "--last", 2, "--json")
         assert [line["id"] for line in shown.lines] == ids[3:]
         assert shown.lines[0]["body"] == user("3")
-        assert "newer than its archive" in cli("show", "t").out
+        assert "newer than its archive" in cli("show", session.id).out
         session.append(user("still mine"))
 
 
@@ -105,9 +105,9 @@ def test_show_can_be_held_to_the_archive_when_redis_is_away(cli, keep, worker):
 
 
 def test_what_a_message_says_cannot_steer_the_terminal(cli, keep):
-    with keep.new("t") as session:
+    with keep.new() as session:
         session.append(user("\x1b[2J[red]no markup[/red] \ud83d"))
-    shown = cli("show", "t").out
+    shown = cli("show", session.id).out
     assert "\x1b" not in shown
     assert "\\x1b[2J[red]no markup[/red] \\ud83d" in shown
 
@@ -156,17 +156,18 @@ def test_flush_and_hydrate_move_a_thread_and_say_where_it_is(cli, keep, worker):
 
 
 def test_a_thread_that_was_set_aside_is_flushed_by_force(cli, keep, settings, worker):
-    with keep.new("t") as session:
+    with keep.new() as session:
         session.append(user(SECRET))
-    hurt(keep, "t", settings.poison_after + 1)
+    thread = session.id
+    hurt(keep, thread, settings.poison_after + 1)
     worker()
-    refused = cli("flush", "t", "--wait", 5)
+    refused = cli("flush", thread, "--wait", 5)
     assert refused.code == 1
     assert "set aside after 6 runs" in refused.err
-    assert "threadkeep flush t --force" in refused.err
-    assert "set aside: t, after 6 runs" in cli("status").out
-    forced = cli("flush", "t", "--force", "--wait", 20)
-    assert (forced.code, keep.stat("t").dirty) == (0, False)
+    assert f"threadkeep flush {thread} --force" in refused.err
+    assert f"set aside: {thread}, after 6 runs" in cli("status").out
+    forced = cli("flush", thread, "--force", "--wait", 20)
+    assert (forced.code, keep.stat(thread).dirty) == (0, False)
 
 
 def test_a_thread_that_is_nowhere_ends_with_code_3(cli, worker):
@@ -264,7 +265,7 @@ def test_status_counts_what_is_where(cli, keep, worker):
     started = worker()
     make_cold(keep, "cold")
     started.stop()
-    with keep.new("hot") as session:
+    with keep.new() as session:
         session.append(user(SECRET))
     assert "hot" in cli("sweep", "--force").out
     told = cli("status", "--json").json
@@ -272,10 +273,10 @@ def test_status_counts_what_is_where(cli, keep, worker):
         "hot": (1, 1),
         "cold": (1, 1),
     }
-    assert (told["hot"]["dirty"], told["hot"]["oldest_dirty_thread"]) == (1, "hot")
+    assert (told["hot"]["dirty"], told["hot"]["oldest_dirty_thread"]) == (1, session.id)
     assert told["queues"]["threadkeep.flush"] == 1
     assert told["problems"] == {}
-    assert "Oldest dirty thread: hot" in cli("status").out
+    assert f"Oldest dirty thread: {session.id}" in cli("status").out
 
 
 @pytest.mark.parametrize(
@@ -382,9 +383,9 @@ def test_wrong_usage_and_wrong_settings_end_with_code_2(cli):
 
 
 def test_a_flush_that_nobody_does_ends_with_code_4(cli, keep):
-    with keep.new("t") as session:
+    with keep.new() as session:
         session.append(user(SECRET))
-    ran = cli("flush", "t", "--wait", 1)
+    ran = cli("flush", session.id, "--wait", 1)
     assert (ran.code, "safe in Redis" in ran.err) == (4, True)
 
 

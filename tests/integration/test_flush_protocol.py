@@ -31,7 +31,7 @@ def archived(stores, ref):
     return [record for frame in read_frames(body, where=stored.key, max_bytes=10**9) for record in frame.records()]
 
 
-# --- an append, a lease, an expiry during a flush -----------------------------------------------------------------------
+# --- an append, a lease, an expiry during a flush -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["checkpoint", "linger", "evict"])
@@ -169,7 +169,7 @@ def test_many_hydrates_restore_one_copy(stores, session, ref):
     assert messages_in(stores, ref) == [user(str(n)) for n in range(50)]
 
 
-# --- conflicts ------------------------------------------------------------------------------------------------------------
+# --- conflicts --------------------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_object_is_kept_aside_and_stepped_over(stores, session, ref):
@@ -300,12 +300,11 @@ def test_a_body_that_arrives_damaged_is_never_restored(through, proxy, session, 
     flush(through, ref, "evict")
     proxy.inject(fault, method="GET", times=50)
     with pytest.raises(StoreUnavailable):
-        assert hydrate(through, ref).outcome == "corrupt"
-        raise StoreUnavailable("S3", "GET", "named as corrupt")
+        hydrate(through, ref)
     assert now(through.hot.look(ref)).head is None
 
 
-# --- corruption -----------------------------------------------------------------------------------------------------------
+# --- corruption -------------------------------------------------------------------------------------------------------
 
 
 def test_a_damaged_object_is_named_and_left_alone(stores, raw_bucket, session, ref):
@@ -329,7 +328,5 @@ def test_an_object_of_another_thread_is_refused(stores, raw_bucket, keep, sessio
     flush(stores, ref, "evict")
     stored, body = stores.cold.get(ref)
     key = stored.key.replace(ref.thread_id, "impostor")
-    raw_bucket.put_object(
-        Bucket=stores.settings.s3_bucket, Key=key, Body=body, Metadata=stored.meta.to_headers()
-    )
+    raw_bucket.put_object(Bucket=stores.settings.s3_bucket, Key=key, Body=body, Metadata=stored.meta.to_headers())
     assert hydrate(stores, ThreadRef.of("impostor")).outcome == "corrupt"

@@ -1,11 +1,11 @@
 """Message content appears in no broker payload, result, event, log line, catalog row or metric."""
 
 import threading
-import time
 
 import pytest
 
 from tests.integration.protocol import user
+from tests.waiting import until
 from threadkeep.errors import ThreadkeepError
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks.adoption import make_app
@@ -83,7 +83,7 @@ def test_content_stays_where_it_belongs(
         keep.open(session.id)
     keep.delete(session.id, wait=20)
 
-    wait_for(lambda: any("erase" in str(event) for event in task_events))
+    until(lambda: any("erase" in str(event) for event in task_events))
     seen = {
         "broker": broker_traffic,
         "worker log": started.log().splitlines(),
@@ -105,13 +105,6 @@ def session_ref(session):
     from threadkeep import ThreadRef
 
     return ThreadRef(session.namespace, session.id)
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def test_keys_and_objects_hold_content_only_where_it_is_meant_to_be(keep, stores):

@@ -125,7 +125,9 @@ def test_the_sweep_archives_what_a_lost_message_left(keep, stores, settings, wor
     assert stores.cold.head(ref).meta.count == 1
 
 
-def test_the_sweep_checkpoints_what_is_dirty_for_long_and_ends_leases_that_lapsed(keep, stores, settings, stores_for_test):
+def test_the_sweep_checkpoints_what_is_dirty_for_long_and_ends_leases_that_lapsed(
+    keep, stores, settings, stores_for_test
+):
     quick = stores_for_test(broken(settings, {"checkpoint_after": 0.001}))
     with keep.new() as session:
         ref = ThreadRef.of(session.id)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.protocol import messages_in
 from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import ThreadRef
@@ -14,7 +15,6 @@ from threadkeep.storage.link import run_now as now
 from threadkeep.storage.snapshot_v1 import read_v1, write_v1
 from threadkeep.tasks.flush import flush
 from threadkeep.tasks.hydrate import hydrate
-from tests.integration.protocol import messages_in
 
 VECTORS = Path(__file__).parent.parent / "data" / "v1-vectors"
 NAMES = sorted(path.name.removesuffix(".expected.json") for path in VECTORS.glob("*.expected.json"))
@@ -56,7 +56,9 @@ def test_a_vector_is_written_back_as_it_was(name):
     wanted = expected(name)["snapshot"]
     snapshot = read_v1(bodies(name)[0], thread=name, where=name, max_bytes=LIMIT)
     for compress in (True, False):
-        again = read_v1(write_v1(snapshot.entries, snapshot.state, compress=compress), thread="", where="", max_bytes=LIMIT)
+        again = read_v1(
+            write_v1(snapshot.entries, snapshot.state, compress=compress), thread="", where="", max_bytes=LIMIT
+        )
         assert [entry.body for entry in again.entries] == wanted["messages"]
         assert again.state == wanted["state"]
 

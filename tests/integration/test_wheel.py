@@ -20,8 +20,9 @@ assert (package / "py.typed").is_file()
 lua = sorted(item.name for item in (package / "storage" / "lua").iterdir() if item.name.endswith(".lua"))
 from threadkeep.storage.link import script
 assert all(script(name.removesuffix(".lua")).text for name in lua if name != "prelude.lua")
-versions = [item.name for item in (package / "storage" / "migrations" / "versions").iterdir() if item.name.endswith(".py")]
-assert (package / "storage" / "migrations" / "env.py").is_file()
+migrations = package / "storage" / "migrations"
+versions = [item.name for item in (migrations / "versions").iterdir() if item.name.endswith(".py")]
+assert (migrations / "env.py").is_file()
 from threadkeep.storage import migrations
 import threadkeep.tasks.app, threadkeep.storage.cold, threadkeep.storage.catalog
 print(len(lua), len(versions))

@@ -182,7 +182,13 @@ def test_a_tombstone_is_known_by_its_content(body):
 
 @pytest.mark.parametrize(
     ("n", "size", "evicting", "compact"),
-    [(1, 10**3, True, False), (16, 10**4, True, True), (16, 10**4, False, False), (16, 10**8, True, False), (256, 10**8, False, True)],
+    [
+        (1, 10**3, True, False),
+        (16, 10**4, True, True),
+        (16, 10**4, False, False),
+        (16, 10**8, True, False),
+        (256, 10**8, False, True),
+    ],
 )
 def test_small_frames_are_compacted_when_they_leave_and_many_always(n, size, evicting, compact):
     assert should_compact(frames=n, base_bytes=size, evicting=evicting) is compact

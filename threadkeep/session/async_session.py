@@ -7,7 +7,7 @@ from typing import Any, Self
 from threadkeep.model import Entry
 from threadkeep.session.heartbeat import AsyncHeartbeat, shielded
 from threadkeep.session.session import SessionFacts
-from threadkeep.session.writer import Leaving, Writer
+from threadkeep.session.writer import Writer
 
 
 class AsyncSession(SessionFacts):
@@ -67,7 +67,12 @@ class AsyncSession(SessionFacts):
     async def _leave(self, error: BaseException | None) -> None:
         if self._writer.closed:
             return
-        left: Leaving = await shielded(self._writer.leave(), lambda: self._heartbeat.remove(self._writer))
+        try:
+            left, cancelled = await shielded(self._writer.leave())
+        finally:
+            self._heartbeat.remove(self._writer)
         self._left(left, error)
+        if cancelled is not None:
+            raise cancelled
         if self._wait_flush is not None and error is None:
             await self._writer.wait_flushed(self._wait_flush)

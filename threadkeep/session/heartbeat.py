@@ -3,14 +3,16 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from threadkeep.errors import ThreadkeepError
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.link import run_now
+
+T = TypeVar("T")
 
 
 class Heartbeat:
@@ -72,8 +74,8 @@ class AsyncHeartbeat:
                 await self._hot.renew(writer.ref, writer.token)
 
 
-async def shielded(work: Coroutine[Any, Any, Any], on_done: Callable[[], None]) -> Any:
-    """Finish `work` even if the caller is cancelled meanwhile, then let the cancellation through."""
+async def shielded(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Finish `work` even if the caller is cancelled meanwhile; its result, and the cancellation to raise afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -85,7 +87,4 @@ async def shielded(work: Coroutine[Any, Any, Any], on_done: Callable[[], None]) 
             cancelled = error
         except BaseException:  # noqa: BLE001, S110  raised again by task.result() below
             pass
-    on_done()
-    if cancelled is not None and task.exception() is None:
-        raise cancelled
-    return task.result()
+    return task.result(), cancelled

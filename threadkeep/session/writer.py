@@ -56,15 +56,20 @@ class Writer:
         self.state: JsonObject = deepcopy(head.state) if head.state is not None else {}
         self.labels: dict[str, str] = dict(head.labels)
         self.codec = head.codec
-        self.rev = head.rev
-        self.count = head.count
         self.closed = False
         self._threads = threads
         self._hot = threads.hot
         self._settings = threads.settings
         self._saved = dump_json(self.state)
-        self._entries: list[Entry] | None = [] if head.count == 0 else None
-        self._positions: dict[bytes, int] | None = {} if head.count == 0 else None
+        self._entries: list[Entry] | None = None
+        self._positions: dict[bytes, int] | None = None
+        self._start_from(head)
+
+    def _start_from(self, head: Head) -> None:
+        """Forget what was read before: the thread is as `head` says."""
+        self.rev, self.count = head.rev, head.count
+        self._entries = [] if head.count == 0 else None
+        self._positions = {} if head.count == 0 else None
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -273,7 +278,10 @@ class Writer:
         """The thread left Redis under this session: bring it back, and go on only if nothing else happened to it."""
         head = await self._threads.open(self.ref, self.token, create=None, wait=0)
         if head.rev < self.rev:
-            raise HotTierLost(str(self.ref), self.rev, head.rev)
+            acknowledged = self.rev
+            self._start_from(head)
+            self._saved = dump_json(head.state or {})
+            raise HotTierLost(str(self.ref), acknowledged, head.rev)
         if head.rev > self.rev:
             raise LeaseLost(str(self.ref))
 
