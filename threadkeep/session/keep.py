@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-from celery import Celery
-
 from threadkeep.config import Settings
 from threadkeep.model import JsonObject, ThreadRef, ThreadStat, fresh_mark
 from threadkeep.session.heartbeat import Heartbeat
@@ -14,6 +12,7 @@ from threadkeep.session.threads import Identity, Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.link import SyncLink, run_now
+from threadkeep.tasks.adoption import CeleryApp
 from threadkeep.tasks.enqueue import Enqueuer
 
 
@@ -39,7 +38,7 @@ class Threadkeep:
         ThreadErased: the thread is being erased.
     """
 
-    def __init__(self, settings: Settings | None = None, *, celery: Celery | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, celery: CeleryApp | None = None) -> None:
         self.settings = settings or Settings.load()
         self._link = SyncLink(self.settings)
         hot = HotTier(self._link, self.settings)

@@ -6,6 +6,9 @@ from kombu import Queue
 from threadkeep.config import Settings
 from threadkeep.tasks.conf import SETTINGS_KEY, dead_letters, is_redis, recommended_conf
 
+CeleryApp = Celery
+"""What rooms that do not know Celery call an app of it."""
+
 
 def make_app(settings: Settings, *, publisher: bool = False) -> Celery:
     """An app that leaves the process's current app alone, so that a user's `shared_task`s stay the user's.
