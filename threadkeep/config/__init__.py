@@ -207,7 +207,8 @@ class Settings(BaseSettings):
 
     def to_environ(self) -> dict[str, str]:
         """The variables that make another process load these very settings; holds secrets."""
-        return {f"THREADKEEP_{name.upper()}": _as_text(value) for name, value in self if value not in (None, {})}
+        changed = ((name, value) for name, value in self if value != type(self).model_fields[name].get_default())
+        return {f"THREADKEEP_{name.upper()}": _as_text(value) for name, value in changed}
 
 
 def _problem(item: Any) -> str:
@@ -217,6 +218,8 @@ def _problem(item: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, dict):
