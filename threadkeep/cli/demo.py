@@ -65,7 +65,7 @@ def _leave_running(stack: "Stack", thread_id: str) -> None:
     for row in stack.describe():
         if row.url:
             say(f"{row.name:<12} {row.url}")
-    say(f"Flower asks for the user threadkeep and the password {stack.flower_password}")
+    say(f"Flower login: threadkeep / {stack.flower_password}")
     say("In another terminal:")
     say(f'  eval "$(threadkeep env --data-dir {stack.data_dir})"')
     say(f"  threadkeep show {thread_id} --last 5; threadkeep ls; threadkeep status; threadkeep doctor")

@@ -102,7 +102,7 @@ def _running(data_dir: Path) -> "StackState":
 def _announce(stack: "Stack") -> None:
     _write_services([(row.name, row.url, row.pid) for row in stack.describe()], stack.data_dir)
     if any(row.name == "flower" for row in stack.describe()):
-        say(f"Flower asks for the user threadkeep and the password {stack.flower_password}")
+        say(f"Flower login: threadkeep / {stack.flower_password}")
     say("Ctrl-C stops all of it.")
     sys.stdout.flush()
 

@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="THREADKEEP_", frozen=True, extra="forbid")
 
     # --- Redis: the hot tier ---
-    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False, description="Hot tier; `redis://`, `rediss://` or `unix://`.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", repr=False, description="Hot tier; `redis://`, `rediss://` or `unix://`."
+    )
     redis_cluster: bool = Field(
         default=False, description="The hot tier is a Redis Cluster; `redis_url` is one node of it."
     )
@@ -38,7 +40,9 @@ class Settings(BaseSettings):
     )
 
     # --- broker ---
-    broker_url: str = Field("redis://127.0.0.1:6379/1", repr=False, description="Celery's broker: `redis://…` or `amqp://…`.")
+    broker_url: str = Field(
+        "redis://127.0.0.1:6379/1", repr=False, description="Celery's broker: `redis://…` or `amqp://…`."
+    )
     broker_prefix: str = Field("threadkeep-broker:", description="What every key of a Redis broker starts with.")
     broker_timeout: Seconds = Field(
         2.0, description="Seconds that an app waits for the broker to take a task, at most."
@@ -207,7 +211,11 @@ class Settings(BaseSettings):
 
     def to_environ(self) -> dict[str, str]:
         """The variables that make another process load these very settings; holds secrets."""
-        changed = ((name, value) for name, value in self if value != type(self).model_fields[name].get_default())
+        changed = (
+            (name, value)
+            for name, value in self
+            if value != type(self).model_fields[name].get_default(call_default_factory=True)
+        )
         return {f"THREADKEEP_{name.upper()}": _as_text(value) for name, value in changed}
 
 
