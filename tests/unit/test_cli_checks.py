@@ -3,6 +3,7 @@
 import pytest
 
 from threadkeep.cli.checks import broker_policy, judge_bucket, judge_policy, judge_version, persistence
+from threadkeep.errors import StoreRefused
 from threadkeep.storage.hot_facts import RedisFacts
 from threadkeep.storage.ports import ColdFacts
 
@@ -55,6 +56,14 @@ WELL = ColdFacts(
         (WELL, False, ["ok", "ok"], ""),
         (ColdFacts(reachable=False, problem="no route"), True, ["failed"], "THREADKEEP_S3_ENDPOINT"),
         (ColdFacts(reachable=True, bucket=False, problem="NoSuchBucket"), True, ["failed"], "bucket books"),
+        (
+            ColdFacts(
+                reachable=True, bucket=False, problem=str(StoreRefused("S3", "HeadBucket", "403", "Check keys."))
+            ),
+            True,
+            ["failed"],
+            "Check keys.",
+        ),
         (ColdFacts(reachable=True, bucket=True, writable=False, problem="denied"), True, ["failed"], "s3:PutObject"),
         (
             ColdFacts(reachable=True, bucket=True, writable=True, conditional_create=True, conditional_replace=False),

@@ -115,15 +115,17 @@ def check_s3(stores: Stores) -> Iterator[Check]:
 
 def judge_bucket(facts: ColdFacts, *, bucket: str, conditional: bool) -> Iterator[Check]:
     """What the facts of a bucket mean."""
+    problem, _, remedy = facts.problem.partition(" Nothing was lost or changed. ")  # as StoreRefused words it
     if not facts.reachable:
-        yield Check("S3", "failed", facts.problem, "Start it, or correct THREADKEEP_S3_ENDPOINT.")
+        yield Check("S3", "failed", problem, remedy or "Start it, or correct THREADKEEP_S3_ENDPOINT.")
         return
     if not facts.bucket:
-        yield Check("S3", "failed", facts.problem, f"Create the bucket {bucket}, or correct THREADKEEP_S3_BUCKET.")
+        named = f"Create the bucket {bucket}, or correct THREADKEEP_S3_BUCKET."
+        yield Check("S3", "failed", problem, remedy or named)
         return
     if not facts.writable:
         rights = "Grant s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket."
-        yield Check("S3", "failed", facts.problem or "an object could not be written and read back", rights)
+        yield Check("S3", "failed", problem or "an object could not be written and read back", remedy or rights)
         return
     kept = "keeps versions" if facts.versioned else "keeps no versions"
     yield Check("S3", "ok", f"bucket {bucket}: readable, writable, {kept}")
@@ -228,5 +230,9 @@ def _beat(stores: Stores) -> Check:
 
 def _unreachable(subject: str, error: ThreadkeepError, remedy: str) -> Check:
     """What is wrong, and what to do: the error's own remedy where it knows one."""
-    reason = getattr(error, "reason", "") or str(error)
-    return Check(subject, "failed", reason, getattr(error, "remedy", "") or remedy)
+    return Check(subject, "failed", reason_of(error), getattr(error, "remedy", "") or remedy)
+
+
+def reason_of(error: ThreadkeepError) -> str:
+    """What a store said, without what the error adds for programs."""
+    return " ".join(str(getattr(error, "reason", "") or error).split())

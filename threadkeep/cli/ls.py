@@ -54,7 +54,7 @@ def list_threads(  # noqa: PLR0917  one parameter an option
 ) -> None:
     """List threads from the catalog, which is at most one sweep behind.
 
-    [bold]threadkeep ls --tier cold --label tenant=acme --idle 7d[/bold]
+    `threadkeep ls --tier cold --label tenant=acme --idle 7d`
 
     With --json each thread is one line.
     """

@@ -34,7 +34,7 @@ def show(
 ) -> None:
     """Show a conversation from Redis or S3, without bringing it back and without changing anything.
 
-    [bold]threadkeep show ticket-42 --last 10[/bold]
+    `threadkeep show ticket-42 --last 10`
 
     With --json each message is one line: {"v", "id", "kind", "fmt", "body", "meta"}.
     """

@@ -47,12 +47,13 @@ def status(as_json: Json = False) -> None:
 
 
 def _told(ask: "Callable[[Stores], dict[str, Any]]", stores: "Stores") -> Part:
+    from threadkeep.cli.checks import reason_of
     from threadkeep.errors import ThreadkeepError
 
     try:
         return Part(ask(stores))
     except ThreadkeepError as error:
-        return Part({}, str(error))
+        return Part({}, reason_of(error))
 
 
 def _tiers(stores: "Stores") -> dict[str, Any]:
@@ -62,11 +63,13 @@ def _tiers(stores: "Stores") -> dict[str, Any]:
 
 
 def _hot(stores: "Stores") -> dict[str, Any]:
-    from threadkeep.storage.hot_facts import hot_facts
+    from threadkeep.storage.hot_facts import hot_facts, redis_facts
     from threadkeep.storage.link import run_now as now
 
     facts = now(hot_facts(stores.hot, stores.flow))
+    server = now(redis_facts(stores.hot.link))
     return {
+        "used_memory": server.used_memory,
         "indexed": facts.indexed,
         "dirty": facts.dirty,
         "leased": facts.leased,
@@ -97,24 +100,27 @@ _STORES = {"tiers": "catalog", "hot": "Redis", "queues": "broker"}
 
 
 def _write(parts: dict[str, Part]) -> None:
+    from rich.text import Text
+
     out = console()
     for name, part in parts.items():
         if part.problem:
-            out.print(f"[red]✗[/red] {_STORES[name]}: ", end="")
-            out.print(part.problem, markup=False)
+            out.print(Text.assemble(("✗ ", "red"), f"{_STORES[name]}: {part.problem}"))
     if tiers := parts["tiers"].facts:
         _write_tiers(tiers)
     if hot := parts["hot"].facts:
         out.print(
-            f"Hot now: {hot['dirty']:,} dirty, {hot['leased']:,} leased, {hot['indexed']:,} in the index", markup=False
+            f"Hot now: {hot['dirty']:,} dirty, {hot['leased']:,} leased, {hot['indexed']:,} in the index; "
+            f"Redis uses {size(hot['used_memory'])}",
+            markup=False,
         )
         if hot["oldest_dirty_thread"]:
             age, thread = duration(hot["oldest_dirty_seconds"]), visible(hot["oldest_dirty_thread"])
             out.print(f"Oldest dirty thread: {thread}, for {age}", markup=False)
         for item in hot["set_aside"]:
             thread = visible(item["thread"])
-            out.print("[yellow]![/yellow] set aside: ", end="")
-            out.print(f"{thread}, after {item['runs']} runs of {item['task']} that never ended", markup=False)
+            stuck = f"set aside: {thread}, after {item['runs']} runs of {item['task']} that never ended"
+            out.print(Text.assemble(("! ", "yellow"), stuck))
     if queues := parts["queues"].facts:
         waiting = ", ".join(f"{name.removeprefix('threadkeep.')} {depth:,}" for name, depth in queues.items())
         out.print(f"Waiting in queues: {waiting}", markup=False)

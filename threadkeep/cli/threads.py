@@ -28,7 +28,7 @@ def flush(
 ) -> None:
     """Have a thread archived, and evicted from Redis unless it is in use.
 
-    [bold]threadkeep flush ticket-42 --wait 30[/bold]
+    `threadkeep flush ticket-42 --wait 30`
     """
     from threadkeep.cli.stores import address, opened, threads_of
     from threadkeep.model import fresh_mark
@@ -70,7 +70,7 @@ def hydrate(
 ) -> None:
     """Have a cold thread brought back into Redis, as when somebody is about to open it.
 
-    [bold]threadkeep hydrate ticket-42 --wait 30[/bold]
+    `threadkeep hydrate ticket-42 --wait 30`
     """
     from threadkeep.cli.stores import address, opened, threads_of
     from threadkeep.errors import ThreadNotFound
@@ -101,7 +101,7 @@ def erase(
 ) -> None:
     """Remove a thread from Redis, S3 (old versions too) and the catalog, for good. Its forks live on, and are named.
 
-    [bold]threadkeep erase ticket-42 --wait 60[/bold]
+    `threadkeep erase ticket-42 --wait 60`
     """
     from threadkeep.cli.output import size
     from threadkeep.cli.stores import address, opened, threads_of

@@ -46,7 +46,7 @@ def import_thread(
     The file may hold lines of JSON (plain messages, or entries as `show --json` and `export` write them), an archive
     (the bytes of an object in the bucket, or its lines as zstdcat shows them), or a snapshot of zeitlich's, version 1.
 
-    [bold]threadkeep import conversation.jsonl --id ticket-42[/bold]
+    `threadkeep import conversation.jsonl --id ticket-42`
     """
     from threadkeep.cli.creating import create_thread
     from threadkeep.cli.files import parse
@@ -90,7 +90,7 @@ def export_thread(
 ) -> None:
     """Write a thread to a file, from Redis or S3, without bringing it back.
 
-    [bold]threadkeep export ticket-42 --format archive -o ticket-42.ndjson.zst[/bold]
+    `threadkeep export ticket-42 --format archive -o ticket-42.ndjson.zst`
     """
     from threadkeep.cli.reading import read_thread
     from threadkeep.cli.stores import address, opened

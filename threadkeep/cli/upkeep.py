@@ -9,7 +9,7 @@ from threadkeep.cli.options import Json
 from threadkeep.cli.output import say, write_json
 
 commands = typer.Typer()
-db = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="The catalog's tables.")
+db = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The catalog's tables.")
 PANEL = "Operations"
 
 
@@ -20,7 +20,7 @@ def sweep(
 ) -> None:
     """Sweep once, here: queue what is due, end what lapsed, tell the catalog. For cron, where no beat runs.
 
-    [bold]* * * * * threadkeep sweep[/bold]
+    `* * * * * threadkeep sweep`
     """
     from threadkeep.cli.stores import opened, publisher
     from threadkeep.tasks.sweeper import sweep as run

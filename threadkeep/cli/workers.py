@@ -59,10 +59,11 @@ def worker(
     Without --queue two of them: one for hydrates alone, so that no backlog delays a person who waits, and one for
     flushes and maintenance. If one ends by itself, the other is stopped too.
 
-    [bold]threadkeep worker -c 4[/bold]
-    [bold]threadkeep worker --queue hydrate -c 8 -- --max-tasks-per-child 200[/bold]
+    `threadkeep worker -c 4`
 
-    What stands behind -- is passed on to Celery.
+    `threadkeep worker --queue hydrate -c 8 -- --max-tasks-per-child 200`
+
+    What stands behind `--` is passed on to Celery.
     """
     from threadkeep.config import Settings
 
@@ -93,9 +94,9 @@ def beat(
 ) -> None:
     """Run Celery's beat, which has a worker sweep every THREADKEEP_SWEEP_EVERY seconds. Any number may run.
 
-    [bold]threadkeep beat[/bold]
+    `threadkeep beat`
 
-    What stands behind -- is passed on to Celery.
+    What stands behind `--` is passed on to Celery.
     """
     from threadkeep.config import Settings
 
