@@ -311,7 +311,7 @@ def test_doctor_finds_a_sound_deployment_sound(cli, worker):
     ("wrong", "subject", "remedy"),
     [
         ({"THREADKEEP_S3_SECRET_KEY": "wrong"}, "S3", "THREADKEEP_S3_"),
-        ({"THREADKEEP_S3_BUCKET": "no-such-bucket"}, "S3", "no-such-bucket"),
+        ({"THREADKEEP_S3_BUCKET": "no-such-bucket"}, "S3", "THREADKEEP_S3_BUCKET"),
         (
             {"THREADKEEP_S3_ENDPOINT": "http://127.0.0.1:1", "THREADKEEP_S3_ATTEMPTS": "1"},
             "S3",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from threadkeep.local.stack import Stack
 
 commands = typer.Typer()
+
+PLAIN: Final[dict[str, Any]] = {
+    "flush_delay": 0,
+    "s3_sse": None,
+    "s3_sse_kms_key": None,
+    "s3_storage_class": None,
+    "s3_tags": {},
+}
+"""What the environment may ask of a real deployment, and the demo's own servers need not have."""
 
 
 @commands.command(rich_help_panel="Run")
@@ -37,7 +46,7 @@ def demo(
 
     with ExitStack() as running:
         with step("Starting Valkey, PostgreSQL and an S3 server"):
-            stack = running.enter_context(temporary_stack())
+            stack = running.enter_context(temporary_stack(**PLAIN))
         with step("Starting two workers and beat"):
             stack.start_workers()
             stack.start_beat()

@@ -125,10 +125,7 @@ def run_both(command_lines: Sequence[Sequence[str]]) -> NoReturn:
 
     from threadkeep.local.guard import guard
 
-    children = [
-        subprocess.Popen(command, env=worker_environment(os.environ), start_new_session=True)
-        for command in command_lines
-    ]
+    children: list[subprocess.Popen[bytes]] = []
     asked = False
 
     def hand_on(*_: object) -> None:
@@ -140,8 +137,11 @@ def run_both(command_lines: Sequence[Sequence[str]]) -> NoReturn:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, hand_on)
-    for child in children:
-        guard.watch(child.pid, signal.SIGTERM)
+    for command in command_lines:
+        if not asked:
+            child = subprocess.Popen(command, env=worker_environment(os.environ), start_new_session=True)
+            children.append(child)
+            guard.watch(child.pid, signal.SIGTERM)
     while all(child.poll() is None for child in children):
         time.sleep(0.1)
     by_itself = not asked

@@ -23,7 +23,7 @@ def queue_depths(app: Celery) -> dict[str, int]:
     """
     redis = is_redis(str(app.conf.broker_url))
     with _asking("counting its queues"), app.connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0.1, interval_step=0)
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
         depths: dict[str, int] = {}
         for name in QUEUES if redis else (*QUEUES, DEAD):
             with connection.channel() as channel:
@@ -56,7 +56,8 @@ def broker_facts(settings: Settings) -> RedisFacts | None:
     """What the Redis behind the broker says of itself; None where the broker is another."""
     if not is_redis(settings.broker_url):
         return None
-    link = SyncLink(settings.model_copy(update={"redis_url": settings.broker_url, "redis_cluster": False}))
+    first = settings.broker_url.split(";")[0].replace("redis+socket://", "unix://", 1)
+    link = SyncLink(settings.model_copy(update={"redis_url": first, "redis_cluster": False}))
     try:
         return run_now(redis_facts(link))
     finally:

@@ -136,8 +136,8 @@ class HotTierContract:
         now(hot.release(REF, "me", "linger", "f"))
         assert self.ttl(hot, now, hot.keys(REF).head) == -1
         self.flush(hot, flow, now, mode="linger")
-        assert 0 < self.ttl(hot, now, hot.keys(REF).head)
-        assert 0 < self.ttl(hot, now, hot.keys(REF).base)
+        assert self.ttl(hot, now, hot.keys(REF).head) > 0
+        assert self.ttl(hot, now, hot.keys(REF).base) > 0
         assert now(hot.acquire(REF, "me")).status == "ok"
         assert self.ttl(hot, now, hot.keys(REF).head) == -1
 
@@ -285,7 +285,7 @@ class HotTierContract:
         assert now(flow.restore(REF, start.ticket, self.restorable())).status == "present"
         head = self.head(hot, now)
         assert (head.rev, head.archived, head.state, head.born) == (7, 7, {"a": 1}, 3)
-        assert 0 < self.ttl(hot, now, hot.keys(REF).head)
+        assert self.ttl(hot, now, hot.keys(REF).head) > 0
 
     def test_a_thread_made_meanwhile_wins_over_a_restore(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         start = now(flow.begin_hydrate(REF))
