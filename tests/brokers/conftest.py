@@ -4,8 +4,10 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amqp import AMQPError, Connection
@@ -14,8 +16,10 @@ from celery import Celery
 from threadkeep.config import Settings
 from threadkeep.local.ports import LOOPBACK, free_port
 from threadkeep.local.process import ServerProcess
+from threadkeep.local.seaweed import SeaweedServer
 from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.conf import DEAD, QUEUES
+from threadkeep.testing.wire import FaultyProxy
 
 PLACES = ("/usr/lib/rabbitmq/bin", "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 
@@ -34,7 +38,8 @@ class Epmd(ServerProcess):
         return {**super().environment(), "PATH": os.environ["PATH"]}
 
     def is_ready(self) -> bool:
-        return answers(self.port)
+        with socket.socket() as probe:
+            return probe.connect_ex((LOOPBACK, self.port)) == 0
 
 
 class RabbitServer(ServerProcess):
@@ -93,7 +98,50 @@ class RabbitServer(ServerProcess):
     def clean_up(self) -> None:
         self._epmd.stop()
 
+    def control(self, *arguments: str) -> str:
+        """What `rabbitmqctl` answers."""
+        program = Path(str(self.command()[0])).with_name("rabbitmqctl")
+        flags = ["--quiet", "--node", f"{self._node}@localhost"]
+        done = subprocess.run(
+            [program, *flags, *arguments], env=dict(self.environment()), capture_output=True, text=True, check=True
+        )
+        return done.stdout
 
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+
+@pytest.fixture(scope="session")
+def rabbit(run_dir: Path) -> Iterator[RabbitServer]:
+    with RabbitServer(run_dir / "rabbit") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(seaweed_server: SeaweedServer) -> Iterator[FaultyProxy]:
+    """The wire to S3 of all workers in this test."""
+    with FaultyProxy(seaweed_server.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def tuned() -> dict[str, Any]:
+    """Settings that a test changes; overridden by `@tuned(...)`."""
+    return {}
+
+
+@pytest.fixture
+def settings(settings: Settings, rabbit: RabbitServer, s3: FaultyProxy, tuned: dict[str, Any]) -> Settings:
+    """As elsewhere, with RabbitMQ as the broker and nothing in its queues."""
+    rabbit.start()
+    with Connection(f"{LOOPBACK}:{rabbit.port}") as link:
+        for queue in (*QUEUES, DEAD):
+            link.channel().queue_delete(queue)
+    return Settings.load(**{**dict(settings), "broker_url": rabbit.url, "s3_endpoint": s3.endpoint, **tuned})
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Celery]:
+    """Our own app in this process, to publish and to look at queues with."""
+    app = make_app(settings)
+    yield app
+    app.close()

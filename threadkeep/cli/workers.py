@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -117,42 +118,57 @@ def worker_command(
 
 
 def run_both(command_lines: Sequence[Sequence[str]]) -> NoReturn:
-    """Run the workers as children, hand signals on, and end when all have ended.
-
-    Each leads a session of its own, so that a Ctrl-C reaches it once, through us; a second one would cut its tasks.
-    """
-    import subprocess
-
-    from threadkeep.local.guard import guard
-
-    children: list[subprocess.Popen[bytes]] = []
-    asked = False
-
-    def hand_on(*_: object) -> None:
-        nonlocal asked
-        asked = True
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
-
+    """Run the workers as children, hand signals on, and end when all have ended."""
+    pair = _Children()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hand_on)
+        signal.signal(number, pair.stop)
     for command in command_lines:
-        if not asked:
-            child = subprocess.Popen(command, env=worker_environment(os.environ), start_new_session=True)
-            children.append(child)
-            guard.watch(child.pid, signal.SIGTERM)
-    while all(child.poll() is None for child in children):
-        time.sleep(0.1)
-    by_itself = not asked
-    if by_itself:
-        hand_on()
-    for child in children:
-        child.wait()
-        guard.forget(child.pid)
+        pair.start(command)
+    by_itself = pair.wait()
     if by_itself:
         sys.stderr.write("threadkeep: a worker ended by itself, so the other was stopped; see its log above\n")
     raise typer.Exit(FAILED if by_itself else 0)
+
+
+class _Children:
+    """Processes that live and end together, and do not outlive us.
+
+    Each leads a session of its own, so that a Ctrl-C reaches it once, through us; a second one cuts its tasks.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._asked = False
+
+    def start(self, command: Sequence[str]) -> None:
+        """Start one, unless all have been asked to stop meanwhile."""
+        from threadkeep.local.guard import guard
+
+        if not self._asked:
+            child = subprocess.Popen(command, env=worker_environment(os.environ), start_new_session=True)
+            self._children.append(child)
+            guard.watch(child.pid, signal.SIGTERM)
+
+    def stop(self, *_: object) -> None:
+        """Ask all to stop; a handler of signals."""
+        self._asked = True
+        for child in self._children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+
+    def wait(self) -> bool:
+        """Wait until one has ended, stop the others, and wait for them; whether the first ended by itself."""
+        from threadkeep.local.guard import guard
+
+        while self._children and all(child.poll() is None for child in self._children):
+            time.sleep(0.1)
+        by_itself = not self._asked
+        if by_itself:
+            self.stop()
+        for child in self._children:
+            child.wait()
+            guard.forget(child.pid)
+        return by_itself
 
 
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
