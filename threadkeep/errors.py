@@ -182,7 +182,8 @@ class StoreUnavailable(ThreadkeepError):
         self.store, self.operation, self.reason = store, operation, reason
 
     def __str__(self) -> str:
-        return f"{self.store} did not complete {self.operation}: {self.reason}. Repeating the same call is safe."
+        reason = self.reason.rstrip(".")
+        return f"{self.store} did not complete {self.operation}: {reason}. Repeating the same call is safe."
 
 
 class StoreRefused(ThreadkeepError):
@@ -193,7 +194,14 @@ class StoreRefused(ThreadkeepError):
         self.store, self.operation, self.reason, self.remedy = store, operation, reason, remedy
 
     def __str__(self) -> str:
-        return f"{self.store} refused {self.operation}: {self.reason}. Nothing was lost or changed. {self.remedy}"
+        reason = self.reason.rstrip(".")
+        return f"{self.store} refused {self.operation}: {reason}. Nothing was lost or changed. {self.remedy}"
+
+
+class StoreFull(StoreRefused):
+    """Redis has no memory left for a write. What was acknowledged before is safe, and flushes go on."""
+
+    retryable = True
 
 
 class BrokerUnavailable(ThreadkeepError):

@@ -28,6 +28,7 @@ MAX_ENCODED_NAMESPACE: Final = 200
 MAX_MESSAGE_ID: Final = 512
 """Characters of a message id."""
 MAX_JSON_DEPTH: Final = 100
+MAX_INTEGER_BITS: Final = 4096
 SHARDS: Final = 1024
 """Index shards, and thereby hash tags. Part of the key format: never change it for a deployment that holds threads."""
 
@@ -180,11 +181,10 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:
     Raises:
         InvalidMessage: names the path of the first value that is NaN, infinite, not JSON, or nested too deep.
     """
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | str):
         return
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidMessage(where, repr(value), "is not JSON; send null or a string")
+    if isinstance(value, int | float):
+        _check_number(value, where)
         return
     if depth >= MAX_JSON_DEPTH:
         raise InvalidMessage(where, "nested too deep", f"at most {MAX_JSON_DEPTH} levels are kept")
@@ -201,6 +201,13 @@ def check_json(value: Any, where: str, depth: int = 0) -> None:
     raise InvalidMessage(
         where, type(value).__name__, "is not JSON; convert it first (for an SDK object: its model_dump)"
     )
+
+
+def _check_number(value: float, where: str) -> None:
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise InvalidMessage(where, f"an integer of {value.bit_length():,} bits", "is too large; send a string")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidMessage(where, repr(value), "is not JSON; send null or a string")
 
 
 def dump_json(value: Any) -> bytes:

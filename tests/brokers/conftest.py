@@ -6,11 +6,12 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from amqp import AMQPError, Connection
+from amqp import AMQPError, Connection, NotFound
 from celery import Celery
 
 from threadkeep.config import Settings
@@ -108,8 +109,6 @@ class RabbitServer(ServerProcess):
         return done.stdout
 
 
-
-
 @pytest.fixture(scope="session")
 def rabbit(run_dir: Path) -> Iterator[RabbitServer]:
     with RabbitServer(run_dir / "rabbit") as server:
@@ -135,7 +134,8 @@ def settings(settings: Settings, rabbit: RabbitServer, s3: FaultyProxy, tuned: d
     rabbit.start()
     with Connection(f"{LOOPBACK}:{rabbit.port}") as link:
         for queue in (*QUEUES, DEAD):
-            link.channel().queue_delete(queue)
+            with suppress(NotFound):
+                link.channel().queue_purge(queue)  # not deleted: kombu remembers what it has declared
     return Settings.load(**{**dict(settings), "broker_url": rabbit.url, "s3_endpoint": s3.endpoint, **tuned})
 
 

@@ -151,7 +151,7 @@ def test_check_names_what_endangers_a_rabbitmq_broker(changed, named):
 
 def test_check_is_alarmed_by_celerys_defaults():
     plain = Celery("plain", broker="redis://127.0.0.1:1/0", set_as_current=False)
-    assert len(check(plain)) == 4
+    assert len(check(plain)) == 3
 
 
 def problem_of(settings: Settings, changed: dict) -> list[str]:

@@ -92,7 +92,7 @@ def test_a_request_that_could_not_be_published_is_taken_back(keep, settings, sto
     assert (depths[FLUSH], depths[HYDRATE]) == (1, 1)
 
 
-@tuned(ask_again=15, redis_max_connections=250)
+@tuned(ask_again=15)
 def test_a_hundred_waiters_share_one_restore(keep, settings, start_worker, s3, app):
     preparing = start_worker(name="preparing")
     thread = cold(keep)

@@ -20,7 +20,7 @@ def make_user_app(settings: Settings) -> Celery:
     )
     adopt(app, settings)
 
-    @app.task(name="shop.total")
+    @app.task(name="shop.total", shared=False)
     def total(numbers: list[int]) -> int:
         return sum(numbers)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from threadkeep.errors import ArchiveFrozen, StoreRefused, StoreUnavailable
+from threadkeep.errors import ArchiveFrozen, ArchiveMoved, StoreRefused, StoreUnavailable
 from threadkeep.local.ports import free_port
 from threadkeep.model import ThreadRef, fresh_mark
 from threadkeep.storage.cold import S3ColdStore, open_cold
@@ -102,7 +102,7 @@ class TestS3ColdStore(S3Contract):
 
 
 class TestS3RevisionStore(S3Contract):
-    """It never refuses a put; it promises instead that the highest revision counts, whoever writes last."""
+    """It does not look at what a put is based on; the highest revision counts, and a lower one is refused."""
 
     layout = "off"
     scanned = 150
@@ -112,13 +112,15 @@ class TestS3RevisionStore(S3Contract):
 
     def test_a_create_yields_to_what_is_there(self, store):
         store.put(REF, b"late", meta=make_meta(9), based_on=None)
-        store.put(REF, b"later, but older", meta=make_meta(2), based_on=None)
+        with pytest.raises(ArchiveMoved):
+            store.put(REF, b"later, but older", meta=make_meta(2), based_on=None)
         assert store.get(REF)[1] == b"late"
 
     def test_a_replacement_yields_to_another_object(self, store):
         first = put_over(store, REF, 1)
         put_over(store, REF, 3)
-        store.put(REF, b"slow", meta=make_meta(2), based_on=first.etag)
+        with pytest.raises(ArchiveMoved):
+            store.put(REF, b"slow", meta=make_meta(2), based_on=first.etag)
         assert store.head(REF).meta.rev == 3
 
     def test_a_replacement_of_nothing_creates_nothing(self, store):
@@ -135,17 +137,20 @@ class TestS3RevisionStore(S3Contract):
 
     def test_of_sixteen_writers_at_once_one_wins(self, store):
         metas = [make_meta(rev) for rev in range(2, 18)]
-        assert len(self.race(store, REF, metas, based_on=None)) == 16
+        assert len(self.race(store, REF, metas, based_on=None)) >= 1
         assert store.get(REF) == (store.head(REF), body_of(metas[-1]))
 
     def test_of_one_revision_by_two_attempts_the_greater_attempt_wins(self, store):
-        for attempt in ("bb", "cc", "aa"):
+        for attempt in ("bb", "cc"):
             store.put(REF, attempt.encode(), meta=make_meta(5, attempt=attempt), based_on=None)
+        with pytest.raises(ArchiveMoved):
+            store.put(REF, b"aa", meta=make_meta(5, attempt="aa"), based_on=None)
         assert store.get(REF)[1] == b"cc"
 
     def test_a_late_write_to_an_erased_thread_leaves_nothing(self, store, raw, prefix):
         tombstone = put_over(store, REF, 9, tombstone=True)
-        store.put(REF, b"private", meta=make_meta(3), based_on=None)
+        with pytest.raises(ArchiveMoved):
+            store.put(REF, b"private", meta=make_meta(3), based_on=None)
         assert raw.keys(f"{prefix}/") == [tombstone.key]
 
     def old_versions(self, replaced, *, versioned):

@@ -43,4 +43,5 @@ def test_only_what_may_succeed_later_is_retryable():
         "BrokerUnavailable",
         "HydrateTimeout",
         "FlushTimeout",
+        "StoreFull",
     }

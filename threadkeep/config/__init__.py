@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     max_append_bytes: Bytes = Field(
         64 * _MIB, le=512 * _MIB, description="Bytes of one append of several messages, at most."
     )
+    max_append_messages: int = Field(
+        1000,
+        ge=1,
+        le=5000,
+        description="Messages of one append, at most: each append is one step for Redis, and may not hold it up.",
+    )
     max_state_bytes: Bytes = Field(256 * 1024, le=4 * _MIB, description="Bytes of a thread's state as JSON, at most.")
     max_thread_bytes: Bytes = Field(
         2048 * _MIB,
@@ -195,6 +201,10 @@ class Settings(BaseSettings):
             )
         if self.retry_backoff_max > self.visibility_timeout / 3:
             raise ValueError("retry_backoff_max must be at most a third of visibility_timeout")
+        if self.flush_delay > self.visibility_timeout / 3:
+            raise ValueError(
+                "flush_delay must be at most a third of visibility_timeout, or flushes are delivered twice"
+            )
         return self
 
     @classmethod

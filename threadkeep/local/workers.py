@@ -112,7 +112,8 @@ class FlowerServer(_CeleryProcess):
         return f"http://{LOOPBACK}:{self.port}"
 
     def command(self) -> Sequence[str | Path]:
-        return self.celery("flower", f"--address={LOOPBACK}", f"--port={self.port}")
+        columns = "--tasks_columns=name,kwargs,result,state,runtime,worker,received"
+        return self.celery("flower", f"--address={LOOPBACK}", f"--port={self.port}", columns)
 
     def environment(self) -> Mapping[str, str]:
         return {**super().environment(), "FLOWER_BASIC_AUTH": self._basic_auth}

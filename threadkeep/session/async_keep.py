@@ -47,7 +47,7 @@ class AsyncThreadkeep:
 
     Args:
         settings: Where Redis and the broker are; from the environment if not given.
-        celery: The app to queue tasks through, prepared by `threadkeep.tasks.app.adopt`; our own if not given.
+        celery: The app to queue tasks through, prepared by `threadkeep.tasks.adoption.adopt`; our own if not given.
     """
 
     def __init__(self, settings: Settings | None = None, *, celery: CeleryApp | None = None) -> None:
@@ -150,7 +150,7 @@ class AsyncThreadkeep:
     async def _session(
         self, ref: ThreadRef, token: str, opening: Coroutine[Any, Any, Any], wait_flush: float | None
     ) -> AsyncSession:
-        head = await opening
+        head = await self._threads.leased(ref, token, opening)
         return AsyncSession(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush)
 
     async def _publish(self, publish: Callable[[], None]) -> None:

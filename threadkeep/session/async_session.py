@@ -29,7 +29,7 @@ class AsyncSession(SessionFacts):
     @property
     async def entries(self) -> list[Entry]:
         """See `Session.entries`."""
-        return list(await self._open().entries())
+        return await self._open().entries()
 
     @property
     async def messages(self) -> list[Any]:

@@ -1,8 +1,8 @@
 """`Threadkeep`: threads for apps without asyncio. Each call is a coroutine of `Threads`, finished at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from threadkeep.config import Settings
 from threadkeep.model import JsonObject, ThreadRef, ThreadStat, fresh_mark
@@ -11,6 +11,7 @@ from threadkeep.session.session import Session
 from threadkeep.session.threads import Identity, Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import SyncLink, run_now
 from threadkeep.tasks.adoption import CeleryApp
 from threadkeep.tasks.enqueue import Enqueuer
@@ -27,7 +28,7 @@ class Threadkeep:
 
     Args:
         settings: Where Redis and the broker are; from the environment if not given.
-        celery: The app to queue tasks through, prepared by `threadkeep.tasks.app.adopt`; our own if not given.
+        celery: The app to queue tasks through, prepared by `threadkeep.tasks.adoption.adopt`; our own if not given.
 
     Raises (all methods):
         InvalidThreadId: a malformed id or namespace; nothing was read or written.
@@ -73,8 +74,8 @@ class Threadkeep:
         ref, chosen = new_ref(id, namespace or self.settings.namespace)
         token = fresh_mark()
         identity = Identity(codec, state, labels or {})
-        head = run_now(self._threads.new(ref, token, identity, chosen=chosen, overwrite=overwrite))
-        return self._session(Writer(self._threads, ref, token, head), wait_flush)
+        opening = self._threads.new(ref, token, identity, chosen=chosen, overwrite=overwrite)
+        return self._session(ref, token, opening, wait_flush)
 
     def open(
         self,
@@ -99,8 +100,8 @@ class Threadkeep:
             ThreadBusy: another session holds its lease.
         """
         ref, token = self._ref(id, namespace), fresh_mark()
-        head = run_now(self._threads.open(ref, token, create=Identity() if create else None, wait=wait))
-        return self._session(Writer(self._threads, ref, token, head), wait_flush)
+        opening = self._threads.open(ref, token, create=Identity() if create else None, wait=wait)
+        return self._session(ref, token, opening, wait_flush)
 
     def fork(
         self,
@@ -128,8 +129,8 @@ class Threadkeep:
         origin = self._ref(source, namespace)
         ref, chosen = new_ref(id, origin.namespace)
         token = fresh_mark()
-        head = run_now(self._threads.fork(origin, ref, token, chosen=chosen, before=before))
-        return self._session(Writer(self._threads, ref, token, head), wait_flush)
+        opening = self._threads.fork(origin, ref, token, chosen=chosen, before=before)
+        return self._session(ref, token, opening, wait_flush)
 
     def read(self, id: str, *, namespace: str | None = None) -> ThreadView:  # noqa: A002
         """A thread as it is now, without a lease: one being written can be looked at. Brings it back if cold."""
@@ -186,8 +187,11 @@ class Threadkeep:
     ) -> None:
         self.close()
 
-    def _session(self, writer: Writer, wait_flush: float | None) -> Session:
-        return Session(writer, self._heartbeat, wait_flush)
+    def _session(
+        self, ref: ThreadRef, token: str, opening: Coroutine[Any, Any, Head], wait_flush: float | None
+    ) -> Session:
+        head = run_now(self._threads.leased(ref, token, opening))
+        return Session(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush)
 
     def _ref(self, id: str, namespace: str | None) -> ThreadRef:  # noqa: A002
         return ThreadRef.of(id, namespace or self.settings.namespace)

@@ -113,12 +113,12 @@ class Session(SessionFacts):
 
     @property
     def entries(self) -> list[Entry]:
-        """All messages with their envelopes, oldest first."""
-        return list(run_now(self._open().entries()))
+        """All messages with their envelopes, oldest first; fresh objects on each access."""
+        return run_now(self._open().entries())
 
     @property
     def messages(self) -> list[Any]:
-        """The bodies of all messages, oldest first."""
+        """The bodies of all messages, oldest first; fresh objects on each access."""
         return [entry.body for entry in run_now(self._open().entries())]
 
     def truncate(self, message_id: str) -> int:

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -12,6 +13,7 @@ from threadkeep.config import Settings
 from threadkeep.errors import (
     BrokerUnavailable,
     FlushTimeout,
+    HotTierLost,
     HydrateFailed,
     HydrateTimeout,
     MessageNotFound,
@@ -19,6 +21,7 @@ from threadkeep.errors import (
     ThreadBusy,
     ThreadErased,
     ThreadExists,
+    ThreadkeepError,
     ThreadNotFound,
 )
 from threadkeep.model import (
@@ -186,6 +189,8 @@ class Threads:
                 raise ThreadExists(str(target), "hot")
             if made.status == "erasing":
                 raise ThreadErased(str(target))
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable("Redis", f"a fork of thread {source}", "the copy kept being refused")
 
     def _copied(self, source: ThreadRef, contents: Contents, before: str | None) -> Parts:
         head = contents.head
@@ -206,14 +211,32 @@ class Threads:
         return made.head
 
     async def _overwrite(self, ref: ThreadRef, token: str, identity: Identity) -> Head | None:
-        got = await self.hot.acquire(ref, token)
-        if got.status == "busy":
-            raise ThreadBusy(str(ref), got.busy_ms / 1000)
-        if got.head is None:
-            return None
-        parts = plain_parts([], b"", identity.fields(self.settings))
-        await self.hot.rewrite(ref, token, got.head, parts, gen=fresh_mark(), anew=True)
-        return (await self.hot.acquire(ref, token)).head
+        """Start a thread that is here anew; None if it left meanwhile."""
+        parts, gen = plain_parts([], b"", identity.fields(self.settings)), fresh_mark()
+        while True:
+            got = await self.hot.acquire(ref, token)
+            if got.status == "busy":
+                raise ThreadBusy(str(ref), got.busy_ms / 1000)
+            if got.head is None or got.head.gen == gen:
+                return got.head
+            await self.hot.rewrite(ref, token, got.head, parts, gen=gen, anew=True)
+
+    async def leased(self, ref: ThreadRef, token: str, opening: Awaitable[Head]) -> Head:
+        """Finish an opening; if it is interrupted, a lease that it may have taken is given back."""
+        try:
+            return await opening
+        except ThreadkeepError:
+            raise
+        except BaseException:
+            await self.abandon(ref, token)
+            raise
+
+    async def abandon(self, ref: ThreadRef, token: str) -> None:
+        """Give a lease back that nobody will use, if it was taken."""
+        flush_token = fresh_mark()
+        with suppress(ThreadkeepError):  # the lease ends by itself, and the sweep looks after the thread
+            if await self.hot.release(ref, token, self.settings.exit_flush, flush_token) == "enqueue":
+                await self.publish_flush(ref, self.settings.exit_flush, flush_token)
 
     async def _tier(self, ref: ThreadRef) -> str:
         seen = await self.hot.look(ref)
@@ -280,13 +303,26 @@ class Threads:
         async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
             while True:
                 seen = await self.hot.look(ref)
-                if seen.status != "here" or seen.head is None or seen.head.archived >= rev:
+                if seen.head is None:
+                    await self._check_archived(ref, rev)
+                    return
+                if seen.head.archived >= rev:
                     return
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise FlushTimeout(str(ref), seconds)
                 if not await news.wait(min(left, self.settings.ask_again)):
                     await self.request_flush(ref, mode)
+
+    async def _check_archived(self, ref: ThreadRef, rev: int) -> None:
+        """A thread that left Redis must be in the archive.
+
+        Raises:
+            HotTierLost: it is not, or an older revision is.
+        """
+        archived = (await self.stat(ref)).archived_rev
+        if archived < rev:
+            raise HotTierLost(str(ref), rev, archived)
 
     async def wait_present_archived(self, ref: ThreadRef, mode: FlushMode, seconds: float) -> None:
         """Wait until the archive holds what is in Redis now."""
@@ -354,9 +390,16 @@ class Threads:
         raise StoreUnavailable("the workers", f"a question about thread {ref}", f"no answer within {wait:g} s")
 
     async def erase(self, ref: ThreadRef, *, wait: float | None) -> str:
-        """Queue the erasure of all that is known of a thread up to now; returns the request's id."""
-        request, upto = fresh_mark(), await self.hot.clock(ref)
-        await self._dispatch(lambda: self.enqueuer.erase(ref, request=request, upto=upto))
+        """Begin to erase all that is known of a thread up to now; returns the request's id.
+
+        It is gone from Redis when this returns; a worker, or should its message be lost the sweep, does the rest.
+        """
+        request = fresh_mark()
+        upto = await self.hot.mark_erasing(ref, request)
+        try:
+            await self._dispatch(lambda: self.enqueuer.erase(ref, request=request, upto=upto))
+        except BrokerUnavailable as error:
+            log.warning("%s", error, extra={"thread_id": str(ref)})
         if wait is None:
             return request
         deadline = time.monotonic() + wait

@@ -1,9 +1,9 @@
 """What one open session does to its thread: every write fenced by the lease, every id once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from threadkeep.errors import (
     FormatMismatch,
@@ -29,13 +29,13 @@ from threadkeep.model import (
     fresh_mark,
 )
 from threadkeep.session.codec import codec_for
-from threadkeep.session.threads import Threads, log, timestamp
+from threadkeep.session.threads import Threads, log, position, timestamp
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Written
 from threadkeep.storage.hot_head import Head
-from threadkeep.storage.parts import entries_of, first_parts, hashes_of, log_bytes, plain_parts
+from threadkeep.storage.parts import first_parts, hashes_of, log_bytes, plain_parts, records_of
 
-ATTEMPTS = 5
+ATTEMPTS: Final = 5
 """How often a write is tried again because the thread left Redis, or an id was added meanwhile."""
 
 
@@ -48,7 +48,11 @@ class Leaving:
 
 
 class Writer:
-    """The state of one open session; coroutines over the same link as its `Threads`."""
+    """The state of one open session; coroutines over the same link as its `Threads`.
+
+    What it has read it keeps, since only the holder of the lease writes. Whenever that may no longer hold (a write with
+    an unknown outcome, a thread that left Redis) it forgets, and looks again.
+    """
 
     def __init__(self, threads: Threads, ref: ThreadRef, token: str, head: Head) -> None:
         self.ref = ref
@@ -61,24 +65,31 @@ class Writer:
         self._hot = threads.hot
         self._settings = threads.settings
         self._saved = dump_json(self.state)
-        self._entries: list[Entry] | None = None
+        self._lost = False
+        self._unsure = False
+        self._records: list[bytes] | None = None
         self._positions: dict[bytes, int] | None = None
         self._start_from(head)
 
     def _start_from(self, head: Head) -> None:
         """Forget what was read before: the thread is as `head` says."""
-        self.rev, self.count = head.rev, head.count
-        self._entries = [] if head.count == 0 else None
+        self.rev, self.count, self.size = head.rev, head.count, head.raw_bytes + head.log_bytes
+        self._records = [] if head.count == 0 else None
         self._positions = {} if head.count == 0 else None
+        self._unsure = False
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def entries(self) -> list[Entry]:
-        """All messages; read once, then kept up to date, since only this session may write."""
-        if self._entries is None:
+        """All messages, as objects of the caller's own."""
+        await self._ready()
+        return [Entry.from_record(record) for record in await self._all_records()]
+
+    async def _all_records(self) -> list[bytes]:
+        if self._records is None:
             contents = await self._contents()
-            self._entries = entries_of(contents, self.ref, max_bytes=self._settings.max_thread_bytes)
-        return self._entries
+            self._records = records_of(contents, self.ref, max_bytes=self._settings.max_thread_bytes)
+        return self._records
 
     async def _contents(self, *, with_ids: bool = False) -> Contents:
         for _ in range(ATTEMPTS):
@@ -87,43 +98,45 @@ class Writer:
                 await self._reopen()
                 continue
             if contents.head.lease != self.token:
-                raise LeaseLost(str(self.ref))
+                raise self._fenced()
             return contents
         raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept vanishing")
 
     async def _known(self) -> dict[bytes, int]:
         """Where each id stands, as hashes."""
-        if self._positions is None:
+        for _ in range(ATTEMPTS):
+            if self._positions is not None:
+                return self._positions
             ids = await self._hot.ids(self.ref)
-            self._positions = {ids[at : at + 16]: at // 16 for at in range(0, len(ids), 16)}
-        return self._positions
+            if len(ids) == 16 * self.count:
+                self._positions = {ids[at : at + 16]: at // 16 for at in range(0, len(ids), 16)}
+            else:
+                await self._look_again()
+        raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept changing")
 
     # --- appending --------------------------------------------------------------------------------------------------
 
     async def append(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
         """Append messages, all or none; those whose id and content are there already are skipped."""
         entries, records = self._checked(messages, ids)
+        self._check_size(records)
         all_ids = [entry.id for entry in entries]
-        size = log_bytes(records)
-        if size > self._settings.max_append_bytes:
-            limit = f"exceeds THREADKEEP_MAX_APPEND_BYTES ({self._settings.max_append_bytes:,}); append in parts"
-            raise InvalidMessage("append", f"{size:,} bytes", limit)
+        await self._ready()
         made_here = ids is None and not any(isinstance(message, Entry) for message in messages)
         for _ in range(ATTEMPTS):
             if not made_here:
                 entries, records = await self._without_known(entries, records)
             if not entries:
-                break
-            hashes = hashes_of(entries)
-            written = await self._hot.append(self.ref, self.token, records, hashes, checked=self.count)
+                return all_ids
+            adding = self._hot.append(self.ref, self.token, records, hashes_of(entries), checked=self.count)
+            written = await self._sent(adding)
             if await self._accepted(written):
-                self._remember(entries)
-                break
-            if written.status == "known":
-                made_here, self._positions, self._entries, self.count = False, None, None, written.count
-        else:
-            raise StoreUnavailable("Redis", f"an append to thread {self.ref}", "the thread kept changing")
-        return all_ids
+                self._remember(entries, records)
+                return all_ids
+            if written.status == "known":  # by a first try of this very call, whose reply was lost
+                made_here = False
+                await self._look_again()
+        raise StoreUnavailable("Redis", f"an append to thread {self.ref}", "the thread kept changing")
 
     def _checked(self, messages: Sequence[Any], ids: Sequence[str] | None) -> tuple[list[Entry], list[bytes]]:
         """Entries and records that may be written, as far as can be told before looking at the thread."""
@@ -143,19 +156,34 @@ class Writer:
             message_id = ids[index] if ids is not None else fresh_id()
             for part, (kind, body) in enumerate(codec.encode(message)):
                 own = message_id if part == 0 else f"{message_id}.{part}"
-                entries.append(Entry(own, kind, deepcopy(body), codec.name, {"ts": timestamp()}))
+                entries.append(Entry(own, kind, body, codec.name, {"ts": timestamp()}))
         return entries
 
     def _check_batch(self, entries: Sequence[Entry]) -> None:
         seen: set[str] = set()
         for entry in entries:
             if entry.id in seen:
-                raise InvalidMessage(
-                    "ids", ascii(entry.id)[:80], "stands twice in one append; give each message its own id"
-                )
+                rule = "stands twice in one append; give each message its own id"
+                raise InvalidMessage("ids", ascii(entry.id)[:80], rule)
             seen.add(entry.id)
             if entry.fmt != self.codec:
                 raise FormatMismatch(str(self.ref), self.codec, str(entry.fmt))
+
+    def _check_size(self, records: Sequence[bytes]) -> None:
+        size, settings = log_bytes(records), self._settings
+        if len(records) > settings.max_append_messages:
+            rule = f"exceed THREADKEEP_MAX_APPEND_MESSAGES ({settings.max_append_messages:,}); append in parts"
+            raise InvalidMessage("append", f"{len(records):,} messages", rule)
+        if size > settings.max_append_bytes:
+            rule = f"exceeds THREADKEEP_MAX_APPEND_BYTES ({settings.max_append_bytes:,}); append in parts"
+            raise InvalidMessage("append", f"{size:,} bytes", rule)
+        self._check_thread_size(self.size + size)
+
+    def _check_thread_size(self, size: int) -> None:
+        limit = self._settings.max_thread_bytes
+        if size > limit:
+            rule = f"the thread would exceed THREADKEEP_MAX_THREAD_BYTES ({limit:,}); fork or start another"
+            raise InvalidMessage("append", f"{size:,} bytes in all", rule)
 
     async def _without_known(self, entries: list[Entry], records: list[bytes]) -> tuple[list[Entry], list[bytes]]:
         """What is not in the thread yet.
@@ -166,19 +194,20 @@ class Writer:
         known = await self._known()
         if not any(id_hash(entry.id) in known for entry in entries):
             return entries, records
-        stored = await self.entries()
+        stored = await self._all_records()
         fresh: list[tuple[Entry, bytes]] = []
         for entry, record in zip(entries, records, strict=True):
             at = known.get(id_hash(entry.id))
             if at is None:
                 fresh.append((entry, record))
-            elif not stored[at].same_as(entry):
+            elif not Entry.from_record(stored[at]).same_as(entry):
                 raise MessageConflict(str(self.ref), entry.id)
         return [entry for entry, _ in fresh], [record for _, record in fresh]
 
-    def _remember(self, entries: Sequence[Entry]) -> None:
-        if self._entries is not None:
-            self._entries.extend(entries)
+    def _remember(self, entries: Sequence[Entry], records: Sequence[bytes]) -> None:
+        self.size += log_bytes(records)
+        if self._records is not None:
+            self._records.extend(records)
         if self._positions is not None:
             start = self.count - len(entries)
             self._positions.update({id_hash(entry.id): start + index for index, entry in enumerate(entries)})
@@ -187,41 +216,41 @@ class Writer:
 
     async def truncate(self, message_id: str) -> int:
         """Remove a message and all after it; how many went."""
-        gen, removed = fresh_mark(), 0
+        await self._ready()
+        gen = fresh_mark()
         for _ in range(ATTEMPTS):
-            keep = (await self._known()).get(id_hash(message_id))
+            contents = await self._contents(with_ids=True)
+            keep = position(contents.ids, message_id)
             if keep is None:
                 raise MessageNotFound(str(self.ref), message_id)
-            contents = await self._contents(with_ids=True)
-            removed = contents.head.count - keep
-            written = await self._cut(contents, keep, gen)
-            if await self._accepted(written):
-                self._forget_from(keep)
-                return removed
+            if await self._accepted(await self._sent(self._cut(contents, keep, gen))):
+                await self._look_again()
+                return contents.head.count - keep
         raise StoreUnavailable("Redis", f"a truncation of thread {self.ref}", "the thread kept changing")
 
-    async def _cut(self, contents: Contents, keep: int, gen: str) -> Written:
+    def _cut(self, contents: Contents, keep: int, gen: str) -> Awaitable[Written]:
         head = contents.head
         if keep >= head.base_count:
             gone = log_bytes(contents.tail[keep - head.base_count :])
-            return await self._hot.truncate(self.ref, self.token, head, keep=keep, cut_bytes=gone, gen=gen)
+            return self._hot.truncate(self.ref, self.token, head, keep=keep, cut_bytes=gone, gen=gen)
         parts = first_parts(contents, keep, max_bytes=self._settings.max_thread_bytes)
-        return await self._hot.rewrite(self.ref, self.token, head, parts, gen=gen)
+        return self._hot.rewrite(self.ref, self.token, head, parts, gen=gen)
 
     async def replace(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
         """Put other messages in the place of all."""
         entries, records = self._checked(messages, ids)
-        gen = fresh_mark()
+        self._check_thread_size(log_bytes(records))
+        await self._ready()
+        parts, gen = plain_parts(records, hashes_of(entries)), fresh_mark()
         for _ in range(ATTEMPTS):
             seen = await self._hot.look(self.ref)
             if seen.head is None:
                 await self._reopen()
                 continue
-            parts = plain_parts(records, hashes_of(entries))
-            written = await self._hot.rewrite(self.ref, self.token, seen.head, parts, gen=gen)
-            if await self._accepted(written):
-                self._entries = list(entries)
-                self._positions = {id_hash(entry.id): index for index, entry in enumerate(entries)}
+            if await self._accepted(
+                await self._sent(self._hot.rewrite(self.ref, self.token, seen.head, parts, gen=gen))
+            ):
+                await self._look_again()
                 return [entry.id for entry in entries]
         raise StoreUnavailable("Redis", f"a replacement in thread {self.ref}", "the thread kept changing")
 
@@ -242,48 +271,79 @@ class Writer:
         self.labels = checked
 
     async def _save(self, fields: Sequence[Any]) -> None:
+        await self._ready()
         for _ in range(ATTEMPTS):
-            if await self._accepted(await self._hot.save(self.ref, self.token, fields)):
+            if await self._accepted(await self._sent(self._hot.save(self.ref, self.token, fields))):
                 return
         raise StoreUnavailable("Redis", f"saving thread {self.ref}", "the thread kept vanishing")
 
-    def _forget_from(self, keep: int) -> None:
-        if self._entries is not None:
-            del self._entries[keep:]
-        if self._positions is not None:
-            self._positions = {digest: at for digest, at in self._positions.items() if at < keep}
-
     # --- outcomes ---------------------------------------------------------------------------------------------------
+
+    async def _ready(self) -> None:
+        """Refuse a session that was fenced; look again after a write whose outcome is unknown."""
+        if self._lost:
+            raise LeaseLost(str(self.ref))
+        if self._unsure:
+            await self._look_again()
+
+    async def _sent(self, writing: Awaitable[Written]) -> Written:
+        """A write's reply; without one, nothing that was read before is relied on."""
+        try:
+            return await writing
+        except BaseException:
+            self._unsure = True
+            raise
 
     async def _accepted(self, written: Written) -> bool:
         """True if the write was done, False if it should be tried again.
 
         Raises:
-            LeaseLost, ThreadErased, ThreadNotFound, HotTierLost
+            LeaseLost, ThreadErased, HotTierLost, ThreadNotFound
         """
         match written.status:
             case "ok":
                 self.rev = written.rev
-                self.count = written.count or self.count
+                if written.count is not None:
+                    self.count = written.count
                 return True
             case "fenced":
-                raise LeaseLost(str(self.ref))
+                raise self._fenced()
             case "erasing":
                 raise ThreadErased(str(self.ref))
             case "absent":
                 await self._reopen()
         return False
 
+    def _fenced(self) -> LeaseLost:
+        self._lost = True
+        return LeaseLost(str(self.ref))
+
+    async def _look_again(self) -> None:
+        """Start from what is there. While the lease is this session's, nobody else can have changed it."""
+        seen = await self._hot.look(self.ref)
+        if seen.status == "erasing":
+            raise ThreadErased(str(self.ref))
+        if seen.head is None:
+            await self._reopen()
+        elif seen.head.lease == self.token:
+            self._start_from(seen.head)
+        elif seen.head.lease or seen.head.rev != self.rev:
+            raise self._fenced()
+        else:
+            await self._reopen()
+
     async def _reopen(self) -> None:
-        """The thread left Redis under this session: bring it back, and go on only if nothing else happened to it."""
+        """The thread left Redis under this session, or its lease lapsed: go on only if nothing else happened to it."""
+        acknowledged = self.rev
         head = await self._threads.open(self.ref, self.token, create=None, wait=0)
-        if head.rev < self.rev:
-            acknowledged = self.rev
-            self._start_from(head)
+        if head.rev > acknowledged:
+            self._lost = True
+            await self._threads.abandon(self.ref, self.token)
+            raise LeaseLost(str(self.ref))
+        self._start_from(head)
+        if head.rev < acknowledged:
             self._saved = dump_json(head.state or {})
             raise HotTierLost(str(self.ref), acknowledged, head.rev)
-        if head.rev > self.rev:
-            raise LeaseLost(str(self.ref))
 
     # --- leaving ----------------------------------------------------------------------------------------------------
 
@@ -315,10 +375,8 @@ class Writer:
         if status == "enqueue":
             return await self._threads.publish_flush(self.ref, mode, flush_token, delay=self._settings.flush_delay)
         if status in ("fenced", "absent", "erasing"):
-            log.warning(
-                "a session had lost its lease when it was left",
-                extra={"thread_id": str(self.ref), "status": status},
-            )
+            facts = {"thread_id": str(self.ref), "status": status}
+            log.warning("a session had lost its lease when it was left", extra=facts)
         return status in ("coalesced", "clean")
 
     async def wait_flushed(self, seconds: float) -> None:

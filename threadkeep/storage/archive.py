@@ -25,6 +25,8 @@ FRAME_BYTES: Final = 8 * 1024 * 1024
 """Records of one flush beyond this many raw bytes are split into several frames, which bounds a reader's memory."""
 TOMBSTONE_BYTES: Final = 4096
 """A tombstone is smaller than this."""
+SEAL_BYTES: Final = 5 * 1024 * 1024
+"""A seal is smaller than this: it holds a state of at most 4 MiB, and labels."""
 NO_CHAIN: Final = ""
 """The chain before the first frame."""
 
@@ -123,8 +125,8 @@ def read_frames(body: bytes, *, where: str, thread: str = "", max_bytes: int, ch
     while offset < len(body):
         size = _frame_size(view[offset:], where, thread)
         raw = _decompress(view[offset : offset + size], budget, where, thread)
-        budget -= len(raw)
         frame = Frame(offset, size, *_split(raw, where, thread))
+        budget -= len(frame.lines)
         chain = next_chain(chain, frame.lines)
         count += frame.lines.count(b"\n")
         if frame.seal.chain != chain:
@@ -237,10 +239,10 @@ def _frame_size(view: memoryview, where: str, thread: str) -> int:
 def _decompress(frame: memoryview, budget: int, where: str, thread: str) -> bytes:
     decompressor = zstd.ZstdDecompressor()
     try:
-        raw = decompressor.decompress(frame, max_length=budget + 1)
+        raw = decompressor.decompress(frame, max_length=budget + SEAL_BYTES + 1)
     except zstd.ZstdError:
         raise ArchiveCorrupt(thread, where, "a frame is damaged: its checksum or coding is wrong") from None
-    if len(raw) > budget:
+    if len(raw) > budget + SEAL_BYTES:
         raise ArchiveCorrupt(thread, where, "it decompresses to more than THREADKEEP_MAX_THREAD_BYTES")
     if not decompressor.eof:
         raise ArchiveCorrupt(thread, where, "a frame is cut short")

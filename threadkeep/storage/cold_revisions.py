@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final, TypeVar
 
-from threadkeep.errors import StoreUnavailable, ThreadkeepError
+from threadkeep.errors import ArchiveMoved, StoreUnavailable, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_base import S3Base
 from threadkeep.storage.s3_bucket import Version
@@ -28,14 +28,19 @@ _Read = TypeVar("_Read")
 class S3RevisionStore(S3Base):
     """A `ColdStore` in which the highest (rev, attempt) of a thread is what is stored.
 
-    It keeps the port's promises but one: `put` never raises `ArchiveMoved`. A writer that lost leaves its
-    revision below the winner's, where `KEPT_REVISIONS` and `GRACE_SECONDS` decide how long it stays.
+    `put` does not look before it writes, but after: a writer below whom nobody reads takes its revision back and is
+    told `ArchiveMoved`, as one that lost a conditional write would be.
     """
 
-    def put(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, based_on: str | None) -> StoredObject:  # noqa: ARG002  # the port's; nothing is replaced here
+    def put(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, based_on: str | None) -> StoredObject:  # noqa: ARG002  # the port's
         stored = self.bucket.put(self.keys.revision(ref, meta.rev, meta.attempt), body, meta)
+        revisions = self._revisions(ref)
+        if revisions and revisions[-1].key > stored.key:
+            self.bucket.delete(stored.key)
+            raise ArchiveMoved(revisions[-1].key)
         try:
-            self._tidy(ref, stored)
+            for item in stale(revisions, now=stored.modified):
+                self.bucket.delete(item.key)
         except ThreadkeepError as error:
             _log.warning("old revisions were not pruned", extra={"key": stored.key, "problem": str(error)})
         return stored
@@ -73,14 +78,6 @@ class S3RevisionStore(S3Base):
             STORE, "GetObject", f"the newest revision of {ref} vanished {_ROUNDS} times while it was read"
         )
 
-    def _tidy(self, ref: ThreadRef, stored: StoredObject) -> None:
-        revisions = self._revisions(ref)
-        for item in stale(revisions, now=stored.modified):
-            self.bucket.delete(item.key)
-        highest = revisions[-1] if revisions else stored
-        if highest.key > stored.key and _is_tombstone(self.bucket.head(highest.key)):
-            self.bucket.delete(stored.key)  # the thread was erased meanwhile: this must not outlive it
-
     def _revisions(self, ref: ThreadRef) -> list[StoredObject]:
         """All revisions of a thread, lowest first."""
         listed = self.bucket.listing(self.keys.revisions(ref))
@@ -102,7 +99,3 @@ def stale(revisions: Sequence[StoredObject], *, now: float) -> list[StoredObject
 
 def _by_key(item: StoredObject) -> str:
     return item.key
-
-
-def _is_tombstone(stored: StoredObject | None) -> bool:
-    return stored is not None and stored.meta is not None and stored.meta.tombstone

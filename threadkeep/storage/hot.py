@@ -33,11 +33,14 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Outcome of a session's write: the new revision and count if it was done, else why not."""
+    """Outcome of a session's write: the revision and count as they are now if it was done, else why not.
+
+    `count` is None where the write does not touch messages.
+    """
 
     status: Literal["ok", "known"] | Refusal
     rev: int = 0
-    count: int = 0
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,16 @@ class HotTier:
             at += len(page)
         return b"".join(pages)
 
+    async def mark_erasing(self, ref: ThreadRef, request: str) -> int:
+        """Begin an erasure of all that there is now: Redis forgets it, and nothing comes back until it is complete.
+
+        Durable: should the task's message be lost, the sweep queues it again. Returns the revision up to which a thread
+        is meant.
+        """
+        erased = self.keys(ref).erased(request)
+        _, _, upto = await self.call("erase_mark", ref, [request, ""], staging=[erased])
+        return int(upto)
+
     async def receipt(self, ref: ThreadRef, request: str) -> str | None:
         """What a completed erasure recorded under its request."""
         found = await self.link.run("GET", self.keys(ref).erased(request))
@@ -333,6 +346,4 @@ def cut(data: bytes) -> list[bytes]:
 
 def _written(reply: Sequence[bytes]) -> Written:
     status, *rest = reply
-    if status == b"known":
-        return Written("known", count=int(rest[0]))
     return Written(status.decode(), *(int(part) for part in rest))  # type: ignore[arg-type]

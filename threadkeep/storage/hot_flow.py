@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
+from threadkeep.errors import StoreFull
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_head import Head, base_fields
@@ -29,7 +30,7 @@ class FlushStart:
     status: Literal["go", "clean", "absent", "set_aside", "erasing"]
     mode: FlushMode = "linger"
     head: Head | None = None
-    runs: int = 0
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class HydrateStart:
     epoch: str = ""
     ticket: str = ""
     head: Head | None = None
-    runs: int = 0
+    deaths: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +122,48 @@ class TierFlow:
 
     # --- flush ------------------------------------------------------------------------------------------------------
 
-    async def begin_flush(self, ref: ThreadRef, attempt: str, mode: FlushMode, *, again: bool = False) -> FlushStart:
-        """Clear the request's marker and list the attempt; a run that begins `again` is not counted twice."""
-        args = [attempt, mode, self._settings.poison_after, int(again)]
+    async def begin_flush(self, ref: ThreadRef, attempt: str, mode: FlushMode, *, run: str = "") -> FlushStart:
+        """Clear the request's marker and list the attempt.
+
+        Args:
+            ref: The thread.
+            attempt: Fresh and random.
+            mode: At least this strong; what was asked for meanwhile may be stronger.
+            run: Names the task's run, the same after a redelivery; empty where the same run begins again.
+        """
+        args = [attempt, mode, self._settings.poison_after, run, self._run_ms]
         status, *rest = await self.hot.call("begin_flush", ref, args)
         if status in (b"go", b"clean"):
             return FlushStart(status.decode(), rest[0].decode(), Head.parse(rest[1:]))
-        return FlushStart(status.decode(), runs=int(rest[0]) if rest else 0)
+        return FlushStart(status.decode(), deaths=int(rest[0]) if rest else 0)
 
     async def settle(
         self, ref: ThreadRef, sealed: SealedFlush, stored: StoredObject, *, gen: str, mode: FlushMode
     ) -> Settled:
-        """Trim what the archive holds and leave, or stay. Stages frames only where something stays; safe to repeat."""
+        """Trim what the archive holds and leave, or stay. Stages frames only where something stays; safe to repeat.
+
+        Where Redis has no memory left for a cached copy, the thread leaves at once.
+        """
         new_gen = fresh_mark()
         if mode == "evict":
             outcome = await self._settle(ref, sealed, stored, gen, new_gen, mode, staged=None)
             if outcome.status != "stage":
                 return outcome
+        return await self._stage_or_leave(ref, sealed, stored, gen, new_gen, mode)
+
+    async def _stage_or_leave(
+        self, ref: ThreadRef, sealed: SealedFlush, stored: StoredObject, gen: str, new_gen: str, mode: FlushMode
+    ) -> Settled:
         staged = self.hot.keys(ref).staging(new_gen)[0]
-        await self.hot.stage_pieces(staged, sealed.pieces)
+        try:
+            await self.hot.stage_pieces(staged, sealed.pieces)
+        except StoreFull:
+            if mode == "checkpoint":
+                raise
+            left = await self._settle(ref, sealed, stored, gen, new_gen, "evict", staged=None)
+            if left.status == "stage":  # it cannot leave: somebody writes it
+                raise
+            return left
         return await self._settle(ref, sealed, stored, gen, new_gen, mode, staged=staged)
 
     async def _settle(
@@ -185,10 +209,10 @@ class TierFlow:
 
     # --- hydrate ----------------------------------------------------------------------------------------------------
 
-    async def begin_hydrate(self, ref: ThreadRef) -> HydrateStart:
-        """Present, or the ticket under which the thread may be restored."""
+    async def begin_hydrate(self, ref: ThreadRef, *, run: str = "") -> HydrateStart:
+        """Present, or the ticket under which the thread may be restored; `run` as in `begin_flush`."""
         ticket_ms = int(2000 * self._settings.hard_time_limit)
-        args = [fresh_mark(), ticket_ms, self._settings.poison_after, fresh_mark()]
+        args = [fresh_mark(), ticket_ms, self._settings.poison_after, fresh_mark(), run, self._run_ms]
         status, *rest = await self.hot.call("begin_hydrate", ref, args)
         match status:
             case b"present":
@@ -196,7 +220,7 @@ class TierFlow:
             case b"go":
                 return HydrateStart("go", rest[0].decode(), rest[1].decode())
             case b"set_aside":
-                return HydrateStart("set_aside", runs=int(rest[0]))
+                return HydrateStart("set_aside", ticket=rest[1].decode(), deaths=int(rest[0]))
             case _:
                 return HydrateStart("erasing")
 
@@ -220,16 +244,16 @@ class TierFlow:
     # --- runs that do not end ---------------------------------------------------------------------------------------
 
     async def forget_runs(self, ref: ThreadRef, kind: Literal["flush", "hydrate"]) -> None:
-        """A run came to an end, good or bad: it did not take its worker with it."""
+        """A run came to an end, good or bad: it did not take its worker with it. Forgets those that did."""
         await self.hot.link.run("HDEL", self.hot.keys(ref).tries, f"{kind}|{ref.member}")
 
     async def unfinished(self) -> AsyncIterator[tuple[str, ThreadRef, int]]:
-        """Kind, thread and number of runs that have not ended, over all shards."""
+        """Kind (`flush` or `hydrate`), thread, and how many of its runs have died, over all shards."""
         async for replies in self._per_shard("HGETALL", tries_key):
             for flat in replies:
-                for field, runs in _pairs(flat):
+                for field, run in _pairs(flat):
                     kind, _, member = field.decode().partition("|")
-                    yield kind, ThreadRef.from_member(member), int(runs)
+                    yield kind, ThreadRef.from_member(member), int(run.split()[0])
 
     # --- questions --------------------------------------------------------------------------------------------------
 
@@ -299,8 +323,18 @@ class TierFlow:
         args = [ERASED_MS, receipt]
         return bool(await self.hot.call("erase_unmark", ref, args, staging=[self._erased(ref, request)]) == b"ok")
 
+    async def keep_receipt(self, ref: ThreadRef, request: str, receipt: str) -> None:
+        """Record that a request is complete without an erasure."""
+        await self.hot.link.run("SET", self._erased(ref, request), receipt, "PX", ERASED_MS)
+        await self.hot.link.run("PUBLISH", self.hot.keys(ref).channel, "erased")
+
     def _erased(self, ref: ThreadRef, request: str) -> str:
         return self.hot.keys(ref).erased(request)
+
+    @property
+    def _run_ms(self) -> int:
+        """A run that began longer ago than this and has not ended has died."""
+        return int(1000 * self._settings.hard_time_limit)
 
     async def _per_shard(self, command: str, key: Any, *args: Any) -> AsyncIterator[list[Any]]:
         shards = list(all_shards())

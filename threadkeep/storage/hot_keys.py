@@ -15,7 +15,8 @@ class ThreadKeys:
 
     `head` hash · `base` list of pieces · `log` list of records · `ids` 16 bytes a message · `ticket` hash of a hydrate
     under way · `index` zset of the shard's hot threads · `erasing` hash while an erase runs · `tries` hash of the
-    shard's unfinished runs · `epoch` string that vanishes with the shard's memory.
+    shard's runs that have not ended · `epoch` string that vanishes with the shard's memory · `owed` set of the shard's
+    threads about which the catalog is still to be told.
     """
 
     prefix: str
@@ -55,6 +56,7 @@ class ThreadKeys:
             f"{own}erasing",
             f"{shard}tries",
             f"{shard}epoch",
+            f"{shard}owed",
         ]
 
     def staging(self, mark: str) -> list[str]:

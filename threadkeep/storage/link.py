@@ -7,7 +7,6 @@ them in one step without an event loop; over an `AsyncLink` they are awaited as 
 import asyncio
 import hashlib
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -33,7 +32,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from threadkeep.config import Settings
-from threadkeep.errors import StoreRefused, StoreUnavailable, ThreadkeepError
+from threadkeep.errors import StoreFull, StoreRefused, StoreUnavailable, ThreadkeepError
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
@@ -108,27 +107,26 @@ class SyncLink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lock = threading.Lock()
-        self._client: Any = None
+        self._clients: _Clients | None = None
         self._pid = 0
 
     async def run(self, *command: Any) -> Any:
         try:
-            return self._connected().execute_command(*command)
+            return self._connected().commands.execute_command(*command)
         except RedisError as error:
             raise mapped(error, str(command[0])) from error
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            with self._connected().pipeline(transaction=False) as pipe:
+            with self._connected().commands.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                return list(pipe.execute())
+                return _sound(pipe.execute(raise_on_error=False))
         except RedisError as error:
             raise mapped(error, "a batch of commands") from error
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        client, body = self._connected(), script(name)
+        client, body = self._connected().commands, script(name)
         try:
             try:
                 return client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
@@ -139,7 +137,7 @@ class SyncLink:
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator["Listener"]:
-        pubsub = self._connected().pubsub(ignore_subscribe_messages=True)
+        pubsub = self._connected().listeners.pubsub(ignore_subscribe_messages=True)
         try:
             try:
                 pubsub.subscribe(channel)
@@ -153,20 +151,18 @@ class SyncLink:
         time.sleep(seconds)  # noqa: ASYNC251  a SyncLink blocks: that is what it is for
 
     async def close(self) -> None:
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None and self._pid == os.getpid():
-            client.close()
+        clients, self._clients = self._clients, None
+        if clients is not None and self._pid == os.getpid():
+            clients.commands.close()
+            clients.listeners.close()
 
-    def _connected(self) -> Any:
-        if self._client is None or self._pid != os.getpid():
-            with self._lock:
-                if self._client is None or self._pid != os.getpid():
-                    self._client, self._pid = (
-                        _connect(self._settings, redis.Redis, redis.RedisCluster, Retry),
-                        os.getpid(),
-                    )
-        return self._client
+    def _connected(self) -> "_Clients":
+        """No lock is taken, since a fork would copy it as it is; two threads at once only make a client too many."""
+        clients = self._clients
+        if clients is None or self._pid != os.getpid():
+            clients = _connect(self._settings, redis, Retry)
+            self._clients, self._pid = clients, os.getpid()
+        return clients
 
 
 @dataclass(slots=True)
@@ -189,26 +185,26 @@ class AsyncLink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client: Any = None
+        self._clients: _Clients | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, *command: Any) -> Any:
         try:
-            return await self._connected().execute_command(*command)
+            return await self._connected().commands.execute_command(*command)
         except RedisError as error:
             raise mapped(error, str(command[0])) from error
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            async with self._connected().pipeline(transaction=False) as pipe:
+            async with self._connected().commands.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                return list(await pipe.execute())
+                return _sound(await pipe.execute(raise_on_error=False))
         except RedisError as error:
             raise mapped(error, "a batch of commands") from error
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        client, body = self._connected(), script(name)
+        client, body = self._connected().commands, script(name)
         try:
             try:
                 return await client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
@@ -219,7 +215,7 @@ class AsyncLink:
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator["Listener"]:
-        pubsub = self._connected().pubsub(ignore_subscribe_messages=True)
+        pubsub = self._connected().listeners.pubsub(ignore_subscribe_messages=True)
         try:
             try:
                 await pubsub.subscribe(channel)
@@ -233,18 +229,17 @@ class AsyncLink:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
-            await client.aclose()
+        clients, self._clients = self._clients, None
+        if clients is not None and self._loop is asyncio.get_running_loop():
+            await clients.commands.aclose()
+            await clients.listeners.aclose()
 
-    def _connected(self) -> Any:
+    def _connected(self) -> "_Clients":
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            self._client = _connect(
-                self._settings, redis.asyncio.Redis, redis.asyncio.RedisCluster, redis.asyncio.retry.Retry
-            )
+        if self._clients is None or self._loop is not loop:
+            self._clients = _connect(self._settings, redis.asyncio, redis.asyncio.retry.Retry)
             self._loop = loop
-        return self._client
+        return self._clients
 
 
 @dataclass(slots=True)
@@ -262,19 +257,40 @@ class _AsyncListener:
         return False
 
 
-def _connect(settings: Settings, single: Any, cluster: Any, retry: Any) -> Any:
-    """A client that retries a broken connection once, at once: the only layer in which Redis commands are retried."""
+@dataclass(frozen=True, slots=True)
+class _Clients:
+    """One for commands, whose callers queue for a connection, and one for listeners, each of which holds its own."""
+
+    commands: Any
+    listeners: Any
+
+
+def _connect(settings: Settings, kit: Any, retry: Any) -> _Clients:
+    """Clients that retry a broken connection once, at once: the only layer in which Redis commands are retried."""
     options: dict[str, Any] = {
         "socket_timeout": settings.redis_timeout,
         "socket_connect_timeout": settings.redis_connect_timeout,
         "socket_keepalive": True,
         "health_check_interval": 10,
-        "max_connections": settings.redis_max_connections,
         "retry": retry(NoBackoff(), 1),
         "client_name": "threadkeep",
     }
-    kind = cluster if settings.redis_cluster else single
-    return kind.from_url(settings.redis_url, **options)
+    if settings.redis_cluster:
+        cluster = kit.RedisCluster.from_url(settings.redis_url, **options)
+        return _Clients(cluster, cluster)
+    queueing = kit.BlockingConnectionPool.from_url(
+        settings.redis_url, max_connections=settings.redis_max_connections, timeout=settings.redis_timeout, **options
+    )
+    unbounded = kit.ConnectionPool.from_url(settings.redis_url, **options)
+    return _Clients(kit.Redis.from_pool(queueing), kit.Redis.from_pool(unbounded))
+
+
+def _sound(replies: Sequence[Any]) -> list[Any]:
+    """The replies of a batch; an error among them is raised as it came, for a pipeline's own quotes the command."""
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
+    return list(replies)
 
 
 def mapped(error: Exception, operation: str) -> ThreadkeepError:
@@ -283,12 +299,7 @@ def mapped(error: Exception, operation: str) -> ThreadkeepError:
     if isinstance(error, AuthenticationError | NoPermissionError):
         return StoreRefused("Redis", operation, reason, "Check the user and password in THREADKEEP_REDIS_URL.")
     if isinstance(error, OutOfMemoryError):
-        return StoreRefused(
-            "Redis",
-            operation,
-            reason,
-            "Free memory or raise maxmemory; what was acknowledged before is safe.",
-        )
+        return StoreFull("Redis", operation, reason, "Free memory or raise maxmemory; what was acknowledged is safe.")
     if isinstance(error, ReadOnlyError | ClusterDownError | ClusterError) or not isinstance(error, ResponseError):
         return StoreUnavailable("Redis", operation, reason)
     return StoreRefused("Redis", operation, reason, "Run `threadkeep doctor`.")

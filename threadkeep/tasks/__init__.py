@@ -32,12 +32,15 @@ def hydrate_thread(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NA
 
     def work(stores: Stores) -> Outcome:
         try:
-            return _hydrate.hydrate(stores, ref)
+            outcome = _hydrate.hydrate(stores, ref, run=self.run_id())
         except ThreadkeepError as error:
             now(stores.flow.forget_runs(ref, "hydrate"))
             if self.last_try():
                 _tell_failure(stores, ref, error)
             raise
+        if outcome.outcome != "set_aside":
+            now(stores.flow.forget_runs(ref, "hydrate"))
+        return outcome
 
     return self.run_for(ref, "hydrate", work)
 
@@ -51,11 +54,11 @@ def flush_thread(
 
     def work(stores: Stores) -> Outcome:
         try:
-            outcome = _flush.flush(stores, ref, mode)
+            outcome = _flush.flush(stores, ref, mode, run=self.run_id())
         except ThreadkeepError:
             now(stores.flow.forget_runs(ref, "flush"))
             raise
-        if outcome.outcome not in ("set_aside", "absent", "unchanged"):
+        if outcome.outcome != "set_aside":
             now(stores.flow.forget_runs(ref, "flush"))
         return outcome
 

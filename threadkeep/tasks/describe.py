@@ -11,24 +11,28 @@ from threadkeep.tasks.stores import Stores
 
 
 def describe(stores: Stores, ref: ThreadRef, question: str) -> Outcome:
-    """Answer what is known of a thread: from Redis if it is there, else from the catalog, else from the bucket."""
+    """Answer what is known of a thread: from Redis if it is there, else from the bucket and the catalog."""
     stat = find(stores, ref)
     now(stores.flow.answer(ref, question, json.dumps(asdict(stat))))
     return Outcome(stat.tier, rev=stat.rev, count=stat.count, bytes=stat.stored_bytes)
 
 
 def find(stores: Stores, ref: ThreadRef) -> ThreadStat:
-    """What is known of a thread, wherever it is. A catalog that is down or behind is made up for by the bucket."""
+    """What is known of a thread, wherever it is: where and how much from the stores, labels from the catalog."""
     seen = now(stores.hot.look(ref))
     if seen.head is not None:
         return seen.head.to_stat(ref, now_ms=now(stores.hot.clock(ref)) // 1000)
+    stat = find_in_bucket(stores, ref)
+    if stat.tier == "absent":
+        return stat
     try:
         entry = stores.catalog.get(ref)
     except ThreadkeepError:
-        entry = None
-    if entry is not None and entry.stat.tier == "cold" and entry.erased_at is None:
-        return replace(entry.stat, cached=False)
-    return find_in_bucket(stores, ref)
+        return stat
+    if entry is None or entry.erased_at is not None:
+        return stat
+    known = entry.stat
+    return replace(stat, codec=known.codec, labels=known.labels, forked_from=known.forked_from)
 
 
 def find_in_bucket(stores: Stores, ref: ThreadRef) -> ThreadStat:

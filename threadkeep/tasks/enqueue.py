@@ -62,15 +62,20 @@ class Enqueuer:
 
     def describe(self, ref: ThreadRef, question: str, *, expires: float) -> None:
         """Queue `describe_thread`; the answer comes through the hot tier."""
-        self._publish("threadkeep.describe_thread", ref, HYDRATE, {"question": question}, expires=expires)
+        about = {"question": question}
+        self._publish(
+            "threadkeep.describe_thread", ref, HYDRATE, about, task_id=f"describe-{question}", expires=expires
+        )
 
     def erase(self, ref: ThreadRef, *, request: str, upto: int) -> None:
         """Queue `erase_thread`."""
-        self._publish("threadkeep.erase_thread", ref, MAINTENANCE, {"request": request, "upto": upto})
+        about = {"request": request, "upto": upto}
+        self._publish("threadkeep.erase_thread", ref, MAINTENANCE, about, task_id=f"erase-{request}")
 
     def purge_conflicts(self, ref: ThreadRef, *, delay: float) -> None:
         """Queue `purge_conflicts`, to start after `delay` seconds."""
-        self._publish("threadkeep.purge_conflicts", ref, MAINTENANCE, countdown=delay)
+        task_id = f"purge-{fresh_mark()}"
+        self._publish("threadkeep.purge_conflicts", ref, MAINTENANCE, task_id=task_id, countdown=delay)
 
     async def request_flush(self, hot: HotTier, ref: ThreadRef, mode: FlushMode, *, delay: float = 0.0) -> bool:
         """Queue a flush unless one is queued; True if the thread's changes are on their way, or there are none.
@@ -101,6 +106,7 @@ class Enqueuer:
                 self.app.send_task(
                     task,
                     kwargs=kwargs,
+                    kwargsrepr=" ".join([f"{ref.namespace}/{ref.thread_id}", *map(str, (more or {}).values())]),
                     queue=queue,
                     producer=producer,
                     retry=True,

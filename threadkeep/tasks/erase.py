@@ -62,7 +62,9 @@ def erase(stores: Stores, ref: ThreadRef, request: str, upto: int) -> Receipt:
         if status == "done":
             return Receipt.from_json(now(stores.hot.receipt(ref, request)) or Receipt("erased", request).to_json())
         if status == "newer":
-            return Receipt("spared", request)
+            spared = Receipt("spared", request)
+            now(stores.flow.keep_receipt(ref, request, spared.to_json()))
+            return spared
         grave = _bury(stores, ref, rev, request, upto)
         if grave is None:
             receipt = Receipt("spared", request)
@@ -103,6 +105,7 @@ def _forget_in_catalog(stores: Stores, ref: ThreadRef, request: str, rev: int) -
     try:
         forks = stores.catalog.forks_of(ref)
         stores.catalog.erase(ref, request_id=request, rev=rev)
+        now(stores.flow.paid(ref))
     except ThreadkeepError as error:
         log.warning(
             "the catalog could not forget an erased thread yet",

@@ -14,8 +14,14 @@ ROUNDS: Final = 4
 """How often a flush begins again because the thread changed under it, or a foreign object had to be kept aside."""
 
 
-def flush(stores: Stores, ref: ThreadRef, mode: FlushMode) -> Outcome:
+def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> Outcome:
     """Bring the archive to what Redis holds, then evict or linger. Idempotent; safe under any number of workers.
+
+    Args:
+        stores: Redis, S3 and Postgres.
+        ref: The thread.
+        mode: At least this strong; what was asked for meanwhile may be stronger.
+        run: Names the task's run, the same after a redelivery; runs that die are counted by it.
 
     Returns:
         `archived`, `unchanged`, `superseded`, `still_hot`, `absent`, `erasing` or `set_aside`.
@@ -26,7 +32,7 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode) -> Outcome:
     """
     for turn in range(ROUNDS):
         attempt = fresh_mark()
-        start = now(stores.flow.begin_flush(ref, attempt, mode, again=turn > 0))
+        start = now(stores.flow.begin_flush(ref, attempt, mode, run=run if turn == 0 else ""))
         if start.status != "go" or start.head is None:
             return _nothing_to_archive(stores, ref, start)
         mode = start.mode
@@ -50,7 +56,7 @@ def _nothing_to_archive(stores: Stores, ref: ThreadRef, start: FlushStart) -> Ou
         settled = now(stores.flow.leave(ref, start.head, start.mode))
         return Outcome("unchanged", rev=start.head.rev, residence=settled.status)
     if start.status == "set_aside":
-        stores.note(ref, "set_aside", {"task": "flush", "runs": start.runs})
+        stores.note(ref, "set_aside", {"task": "flush", "deaths": start.deaths})
     return Outcome("absent" if start.status == "absent" else start.status)
 
 
@@ -68,12 +74,17 @@ def _ended(prepared: Prepared, stored: StoredObject, settled: Settled) -> Outcom
 
 def _record(stores: Stores, ref: ThreadRef, prepared: Prepared, stored: StoredObject, settled: Settled) -> None:
     head = prepared.head
-    if settled.status in ("still_hot", "stage", "gone"):
+    if settled.status in ("still_hot", "stage"):
+        return
+    if (
+        settled.status == "gone"
+    ):  # evicted by a first try whose reply was lost, or by somebody else: the sweep will tell
+        stores.owe_catalog(ref)
         return
     stores.record_archived(
         ref,
         stored,
-        prepared.meta,
+        stored.meta or prepared.meta,
         hot=settled.status == "kept",
         stamp=settled.stamp,
         cached_until=settled.expires / 1000 if settled.expires else None,

@@ -26,6 +26,7 @@ from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import HydrateStart, Restorable, Restored, restored_fields
 from threadkeep.storage.hot_head import identity_fields
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.ports import CatalogRow
 from threadkeep.storage.snapshot_v1 import V1_CODEC, read_v1
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
@@ -43,8 +44,13 @@ class Loaded:
     bytes: int
 
 
-def hydrate(stores: Stores, ref: ThreadRef) -> Outcome:
+def hydrate(stores: Stores, ref: ThreadRef, *, run: str = "") -> Outcome:
     """Bring a thread back into Redis, if it is not there. Idempotent; any number may run at once, one restores.
+
+    Args:
+        stores: Redis, S3 and Postgres.
+        ref: The thread.
+        run: Names the task's run, the same after a redelivery; runs that die are counted by it.
 
     Returns:
         `present`, `restored`, `absent`, `corrupt`, `erasing` or `set_aside`.
@@ -54,8 +60,8 @@ def hydrate(stores: Stores, ref: ThreadRef) -> Outcome:
         StoreRefused: the bucket or its credentials are wrong; those who wait have been told.
         ArchiveFrozen: the object must be restored from its storage class first; those who wait have been told.
     """
-    for _ in range(ROUNDS):
-        start = now(stores.flow.begin_hydrate(ref))
+    for turn in range(ROUNDS):
+        start = now(stores.flow.begin_hydrate(ref, run=run if turn == 0 else ""))
         if start.status != "go":
             return _nothing_to_restore(stores, ref, start)
         try:
@@ -68,7 +74,7 @@ def hydrate(stores: Stores, ref: ThreadRef) -> Outcome:
             now(stores.flow.tell(ref, start.ticket, "failed", str(error)))
             raise
         if loaded is None:
-            if now(stores.flow.tell(ref, start.ticket, "absent")):
+            if _tell_nothing(stores, ref, start):
                 return Outcome("absent")
             continue
         restored = now(stores.flow.restore(ref, start.ticket, loaded.copy))
@@ -157,8 +163,32 @@ def _nothing_to_restore(stores: Stores, ref: ThreadRef, start: HydrateStart) -> 
     if start.status == "present" and start.head is not None:
         return Outcome("present", rev=start.head.rev, count=start.head.count)
     if start.status == "set_aside":
-        stores.note(ref, "set_aside", {"task": "hydrate", "runs": start.runs})
+        stores.note(ref, "set_aside", {"task": "hydrate", "deaths": start.deaths})
+        if start.ticket:
+            reason = f"{start.deaths} workers died bringing it back, so it was set aside."
+            now(stores.flow.tell(ref, start.ticket, "failed", f"{reason} `threadkeep hydrate --force` tries again."))
     return Outcome(start.status)
+
+
+def _tell_nothing(stores: Stores, ref: ThreadRef, start: HydrateStart) -> bool:
+    """Say that there is no such thread; False if the ticket is gone.
+
+    A thread that the catalog knows as hot and never archived was lost with Redis's memory. Whoever comes first is told
+    so; after that the id is free.
+    """
+    try:
+        stores.catalog.epoch_changed(ref.shard, start.epoch)
+        known = stores.catalog.get(ref)
+    except ThreadkeepError:
+        known = None
+    if known is None or known.erased_at is not None or known.stat.tier != "hot" or known.stat.archived_rev:
+        return now(stores.flow.tell(ref, start.ticket, "absent"))
+    stores.note(ref, "hot_loss", {"known_rev": known.stat.rev, "restored_rev": 0})
+    reason = f"Redis lost its memory, and with it revision {known.stat.rev} of this thread, which was never archived."
+    if not now(stores.flow.tell(ref, start.ticket, "failed", reason)):
+        return False
+    stores.tell_catalog(CatalogRow(ref, "cold", stamp=now(stores.hot.clock(ref)), rev=known.stat.rev))
+    return True
 
 
 def _record(stores: Stores, ref: ThreadRef, start: HydrateStart, loaded: Loaded, restored: Restored) -> None:
@@ -171,12 +201,10 @@ def _record(stores: Stores, ref: ThreadRef, start: HydrateStart, loaded: Loaded,
         lost_shard = stores.catalog.epoch_changed(ref.shard, start.epoch)
     except ThreadkeepError:
         before, lost_shard = None, False
-    if before is not None and before.stat.tier == "hot" and before.stat.rev > seal.rev:
-        stores.note(
-            ref,
-            "hot_loss",
-            {"known_rev": before.stat.rev, "restored_rev": seal.rev, "epoch_changed": lost_shard},
-        )
+    known = before.stat.rev if before is not None and before.stat.tier == "hot" else 0
+    if lost_shard or known > seal.rev:
+        facts = {"known_rev": known, "restored_rev": seal.rev, "epoch_changed": lost_shard}
+        stores.note(ref, "hot_loss", facts)
     if loaded.stored is None or loaded.stored.meta is None:
         return
     stores.record_archived(

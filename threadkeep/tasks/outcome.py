@@ -25,6 +25,6 @@ class Outcome:
     residence: str = ""
 
     def to_result(self, ref: str, milliseconds: float) -> dict[str, Any]:
-        """The non-empty facts, with the thread and how long it took."""
+        """The non-empty facts, the outcome first; how long it took, and of which thread, last."""
         facts = {name: value for name, value in asdict(self).items() if value}
-        return {"thread_id": ref, **facts, "ms": round(milliseconds, 1)}
+        return {**facts, "ms": round(milliseconds, 1), "thread_id": ref}

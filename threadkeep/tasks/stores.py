@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -76,7 +75,7 @@ class Stores:
             forked_from=forked_from,
             active_at=active,
         )
-        return self._tell_catalog(ref, lambda: self.catalog.record([row]))
+        return self.tell_catalog(row)
 
     def note(self, ref: ThreadRef, kind: str, facts: dict[str, Any]) -> None:
         """An event for the audit log and the process's own; numbers, revisions and keys only."""
@@ -89,13 +88,19 @@ class Stores:
                 extra={"thread_id": str(ref), "event": kind, "reason": str(error)},
             )
 
-    def _tell_catalog(self, ref: ThreadRef, write: Callable[[], None]) -> bool:
+    def tell_catalog(self, row: CatalogRow) -> bool:
+        """Write a row, and note that the catalog has been told; False if it could not be."""
+        facts = {"thread_id": str(row.ref)}
         try:
-            write()
+            self.catalog.record([row])
         except ThreadkeepError as error:
-            log.warning("the catalog will catch up later", extra={"thread_id": str(ref), "reason": str(error)})
-            self.owe_catalog(ref)
+            log.warning("the catalog will catch up later", extra={**facts, "reason": str(error)})
+            self.owe_catalog(row.ref)
             return False
+        try:
+            now(self.flow.paid(row.ref))
+        except ThreadkeepError as error:
+            log.warning("the sweep will tell the catalog once more", extra={**facts, "reason": str(error)})
         return True
 
     def owe_catalog(self, ref: ThreadRef) -> None:

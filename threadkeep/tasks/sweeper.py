@@ -206,7 +206,7 @@ def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> None:
     if there is None or there.meta is None:
         return
     if there.meta.tombstone:
-        if seen.head is None:
+        if seen.status == "absent":
             stores.catalog.erase(ref, request_id=there.meta.attempt, rev=there.meta.rev)
         return
     hot = seen.head is not None and seen.head.dirty

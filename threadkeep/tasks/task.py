@@ -60,6 +60,10 @@ class ThreadTask(Task[..., Any]):
         log.info("%s %s", kind, outcome.outcome, extra=result)
         return result
 
+    def run_id(self) -> str:
+        """Names this run: the same when its message is delivered again."""
+        return str(self.request.id)
+
     def last_try(self) -> bool:
         """Whether a failure of this run would be final."""
         return bool(self.request.retries >= self.settings.max_retries)

@@ -97,7 +97,7 @@ class HotTierContract:
         first = self.add(hot, now, range(3), checked=0)
         assert (first.status, first.count) == ("ok", 3)
         again = self.add(hot, now, range(3), checked=0)
-        assert (again.status, again.count) == ("known", 3)
+        assert again == Written("known", first.rev, 3)
         assert self.head(hot, now).count == 3
 
     def test_a_batch_with_one_known_id_is_refused_whole(self, hot: HotTier, now: Run[Any]) -> None:
@@ -265,7 +265,6 @@ class HotTierContract:
         self.make(hot, now, count=1)
         for _ in range(40):
             now(flow.begin_flush(REF, fresh_mark(), "linger"))
-            now(flow.forget_runs(REF, "flush"))
         assert len(self.head(hot, now).attempts.split()) == 32
 
     # --- hydrate ----------------------------------------------------------------------------------------------------
@@ -309,11 +308,24 @@ class HotTierContract:
 
     def test_runs_that_never_end_are_counted_and_set_aside(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)
-        statuses = [now(flow.begin_flush(REF, fresh_mark(), "linger")).status for _ in range(7)]
+        statuses = [now(flow.begin_flush(REF, fresh_mark(), "linger", run="task-1")).status for _ in range(7)]
         assert statuses == ["go"] * 5 + ["set_aside"] * 2
-        assert now(collected(flow.unfinished())) == [("flush", REF, 7)]
+        assert now(collected(flow.unfinished())) == [("flush", REF, 6)]
         now(flow.forget_runs(REF, "flush"))
-        assert now(flow.begin_flush(REF, fresh_mark(), "linger")).status == "go"
+        assert now(flow.begin_flush(REF, fresh_mark(), "linger", run="task-1")).status == "go"
+
+    def test_runs_at_the_same_time_are_not_counted_as_dead(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        self.make(hot, now, count=1)
+        other = ThreadRef.of("cold")
+        for number in range(10):
+            assert now(flow.begin_flush(REF, fresh_mark(), "linger", run=f"task-{number}")).status == "go"
+            assert now(flow.begin_hydrate(other, run=f"task-{number}")).status == "go"
+
+    def test_a_mode_stays_wanted_until_a_flush_succeeds(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        self.make(hot, now, count=1)
+        now(hot.release(REF, "me", "evict", "f"))
+        assert now(flow.begin_flush(REF, fresh_mark(), "linger")).mode == "evict"
+        assert now(flow.begin_flush(REF, fresh_mark(), "linger")).mode == "evict"
 
     def test_the_index_holds_what_is_hot_and_nothing_else(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=1)

@@ -1,8 +1,8 @@
 -- Add records behind the log: all of them or none. A repeated call finds its ids and adds nothing.
--- KEYS  10 staged records (list)
+-- KEYS  11 staged records (list)
 -- ARGV  4 token   5 lease (ms)   6 ids known to be fresh up to this count   7 how many   8 bytes   9 their ids (16 bytes each)
 --       10… the records; none where they were staged
--- Reply {'ok', rev, count} | {'known', count} (an id is taken since) | {'unstaged'} | {'erasing'} | {'absent'} | {'fenced'}
+-- Reply {'ok', rev, count} | {'known', rev, count} (an id is taken since) | {'unstaged'} | {'erasing'} | {'absent'} | {'fenced'}
 local h = thread()
 local no = refusal(h, ARGV[4])
 if no then return {no} end
@@ -12,7 +12,7 @@ if checked < h.count then
   for at = 1, #ids, 16 do fresh[string.sub(ids, at, at + 15)] = true end
   local since = redis.call('GETRANGE', IDS, 16 * checked, -1)
   for at = 1, #since, 16 do
-    if fresh[string.sub(since, at, at + 15)] then return {'known', int(h.count)} end
+    if fresh[string.sub(since, at, at + 15)] then return {'known', int(h.rev), int(h.count)} end
   end
 end
 if #ARGV > 9 then
@@ -20,8 +20,8 @@ if #ARGV > 9 then
     redis.call('RPUSH', LOG, unpack(ARGV, first, math.min(first + 999, #ARGV)))
   end
 else
-  if redis.call('LLEN', KEYS[10]) ~= many then return {'unstaged'} end
-  for _ = 1, many do redis.call('LMOVE', KEYS[10], LOG, 'LEFT', 'RIGHT') end
+  if redis.call('LLEN', KEYS[11]) ~= many then return {'unstaged'} end
+  for _ = 1, many do redis.call('LMOVE', KEYS[11], LOG, 'LEFT', 'RIGHT') end
 end
 redis.call('APPEND', IDS, ids)
 redis.call('HINCRBY', HEAD, 'log_bytes', ARGV[8])

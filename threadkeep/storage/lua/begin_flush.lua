@@ -1,16 +1,20 @@
 -- A flush's first act: clear the marker, so that later requests queue their own; list the attempt; say what is here.
--- ARGV  4 attempt   5 mode   6 unfinished runs allowed   7 '1' if this run has begun before
--- Reply {'go', mode, head…} | {'clean', mode, head…} | {'absent'} | {'set_aside', runs} | {'erasing'}
+-- A mode that was asked for stays wanted until a flush succeeds, so that a retry keeps it.
+-- ARGV  4 attempt   5 mode   6 deaths allowed   7 run; '' if it has begun before   8 a run's time limit (ms)
+-- Reply {'go', mode, head…} | {'clean', mode, head…} | {'absent'} | {'set_aside', deaths} | {'erasing'}
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if not h then return {'absent'} end
-local mode = redis.call('HGET', HEAD, 'flush_mode')
-if not mode or STRENGTH[ARGV[5]] > STRENGTH[mode] then mode = ARGV[5] end
+local mode = ARGV[5]
+for _, asked in ipairs({redis.call('HGET', HEAD, 'flush_mode') or mode, redis.call('HGET', HEAD, 'wanted') or mode}) do
+  if STRENGTH[asked] > STRENGTH[mode] then mode = asked end
+end
 redis.call('HDEL', HEAD, 'flush_token', 'flush_mode', 'flush_at')
 if not h.dirty then return {'clean', mode, unpack(redis.call('HGETALL', HEAD))} end
-if ARGV[7] ~= '1' then
-  local runs = try('flush|')
-  if runs > tonumber(ARGV[6]) then return {'set_aside', runs} end
+redis.call('HSET', HEAD, 'wanted', mode)
+if ARGV[7] ~= '' then
+  local deaths = begin_run('flush|', ARGV[7], tonumber(ARGV[8]))
+  if deaths >= tonumber(ARGV[6]) then return {'set_aside', deaths} end
 end
 if not lists(h, ARGV[4]) then
   local kept = {int(h.rev) .. ':' .. ARGV[4]}

@@ -1,5 +1,5 @@
 -- Make a thread that is not here, empty or from staged parts, leased to its maker. Safe to repeat with the same token.
--- KEYS  10 staged base   11 staged log   12 staged ids
+-- KEYS  11 staged base   12 staged log   13 staged ids
 -- ARGV  4 token   5 lease (ms)   6 ticket under which 'absent' was told; '' if the id is fresh by chance   7 gen
 --       8 pieces   9 messages in the base   10 messages in all   11… pairs of a head's field and its value
 -- Reply {'ok', head…} | {'exists'} | {'stale'} (the ticket is gone: ask again) | {'unstaged'} | {'erasing'}
@@ -12,14 +12,14 @@ if ARGV[6] ~= '' then
   if told[1] ~= ARGV[6] or told[2] ~= 'absent' then return {'stale'} end
 end
 local pieces, base_count, count = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-if redis.call('LLEN', KEYS[10]) ~= pieces or redis.call('LLEN', KEYS[11]) ~= count - base_count
-  or redis.call('STRLEN', KEYS[12]) ~= 16 * count then
+if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('LLEN', KEYS[12]) ~= count - base_count
+  or redis.call('STRLEN', KEYS[13]) ~= 16 * count then
   return {'unstaged'}
 end
 vanish()
 redis.call('UNLINK', TICKET)
 for i, key in ipairs({BASE, LOG, IDS}) do
-  if redis.call('EXISTS', KEYS[9 + i]) == 1 then redis.call('RENAME', KEYS[9 + i], key) end
+  if redis.call('EXISTS', KEYS[10 + i]) == 1 then redis.call('RENAME', KEYS[10 + i], key) end
 end
 redis.call('HSET', HEAD, 'rev', int(NOW), 'archived', 0, 'born', int(NOW), 'gen', ARGV[7], 'active', int(NOW_MS),
   'dirty_since', int(NOW_MS), 'pieces', pieces, 'base_count', base_count, 'count', count,

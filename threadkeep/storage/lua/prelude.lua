@@ -1,9 +1,9 @@
 -- What every operation starts with: its keys, Redis's own clock, and the few rules that all of them keep.
 -- KEYS  1 head (hash)  2 base (list of pieces)  3 log (list)  4 ids (16 bytes a message)  5 ticket (hash)
---       6 index (zset)  7 erasing (hash)  8 tries (hash)  9 epoch   10… as the operation says
+--       6 index (zset)  7 erasing (hash)  8 tries (hash)  9 epoch  10 owed (set)  11… as the operation says
 -- ARGV  1 the thread's index member   2 its channel   3 linger (ms)   4… as the operation says
-local HEAD, BASE, LOG, IDS, TICKET, INDEX, ERASING, TRIES, EPOCH =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local HEAD, BASE, LOG, IDS, TICKET, INDEX, ERASING, TRIES, EPOCH, OWED =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local MEMBER, CHANNEL, LINGER = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local PARTS = {HEAD, BASE, LOG, IDS}
 local STRENGTH = {checkpoint = 1, linger = 2, evict = 3}
@@ -96,18 +96,31 @@ local function lists(h, attempt)
   return false
 end
 
+-- The catalog is still to be told; whoever has told it takes the thread out again, or the sweep tells it.
+local function owe() redis.call('SADD', OWED, MEMBER) end
+
 -- Leave Redis, or stay as a cached copy: only what the archive holds, and what nobody writes, may go.
 local function leave(h, mode)
+  redis.call('HDEL', HEAD, 'wanted')
   if h.dirty or h.leased or mode == 'checkpoint' then
     rest(h)
     return {'kept', int(NOW), '0'}
   end
   if mode == 'evict' and h.keep_until <= NOW_MS then
     vanish()
+    owe()
     return {'evicted', int(NOW), '0'}
   end
   return {'lingers', int(NOW), int(fade(h))}
 end
 
--- Count a run that has not ended well yet; how many there are now.
-local function try(kind) return redis.call('HINCRBY', TRIES, kind .. MEMBER, 1) end
+-- A run begins. One that began before and never ended has died: the same run again, or another after its time limit.
+-- How many have died; runs at the same time are not counted against each other.
+local function begin_run(kind, run, limit_ms)
+  local field = kind .. MEMBER
+  local deaths, last, at = string.match(redis.call('HGET', TRIES, field) or '', '^(%d+) (%S+) (%d+)$')
+  deaths = tonumber(deaths or '0')
+  if last and (last == run or NOW_MS - tonumber(at) > limit_ms) then deaths = deaths + 1 end
+  redis.call('HSET', TRIES, field, int(deaths) .. ' ' .. run .. ' ' .. int(NOW_MS))
+  return deaths
+end

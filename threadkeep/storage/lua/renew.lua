@@ -4,4 +4,5 @@
 local no = refusal(thread(), ARGV[4])
 if no then return no end
 redis.call('HSET', HEAD, 'lease_until', int(NOW_MS + tonumber(ARGV[5])))
+stay()
 return 'ok'

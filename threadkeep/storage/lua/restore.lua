@@ -1,5 +1,5 @@
 -- Bring a staged copy in, whole and with its expiry, if its ticket still stands.
--- KEYS  10 staged base   11 staged log   12 staged ids
+-- KEYS  11 staged base   12 staged log   13 staged ids
 -- ARGV  4 ticket   5 gen   6 pieces   7 messages   8 rev   9 archived rev (0: not archived in this format)   10… pairs for the head
 -- Reply {'restored', stamp, expires (ms, 0: never)} | {'present'} | {'refused'} | {'unstaged'} | {'erasing'}
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
@@ -11,15 +11,16 @@ end
 local found = redis.call('HMGET', TICKET, 'mark', 'keep_until')
 if found[1] ~= ARGV[4] then return {'refused'} end
 local pieces, count = tonumber(ARGV[6]), tonumber(ARGV[7])
-if redis.call('LLEN', KEYS[10]) ~= pieces or redis.call('STRLEN', KEYS[12]) ~= 16 * count then return {'unstaged'} end
+if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('STRLEN', KEYS[13]) ~= 16 * count then return {'unstaged'} end
 vanish()
 redis.call('UNLINK', TICKET)
-if pieces > 0 then redis.call('RENAME', KEYS[10], BASE) end
-if count > 0 then redis.call('RENAME', KEYS[12], IDS) end
+if pieces > 0 then redis.call('RENAME', KEYS[11], BASE) end
+if count > 0 then redis.call('RENAME', KEYS[13], IDS) end
 redis.call('HSET', HEAD, 'rev', ARGV[8], 'archived', ARGV[9], 'gen', ARGV[5], 'pieces', pieces, 'base_count', count,
   'count', count, 'active', int(NOW_MS), 'keep_until', found[2] or '0', unpack(ARGV, 10))
 if ARGV[8] ~= ARGV[9] then redis.call('HSET', HEAD, 'dirty_since', int(NOW_MS)) end
 redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)
+owe()
 local expires = rest(thread())
 announce('restored')
 return {'restored', int(NOW), int(expires)}

@@ -1,5 +1,5 @@
 -- Trim the records that the archive now holds, and append their staged frames to the base. Atomic; safe to repeat.
--- KEYS  10 staged frames (list of pieces)
+-- KEYS  11 staged frames (list of pieces)
 -- ARGV  4 attempt   5 gen as read   6 new gen   7 sealed rev   8 records sealed   9 their bytes   10 messages in the archive
 --       11 staged pieces (0: none, in the hope of leaving at once)   12 '1' if they replace the base   13 mode   14… pairs for the head
 -- Reply {'evicted'|'lingers'|'kept', stamp, expires (ms)} | {'stage'} (call again with staged frames)
@@ -9,20 +9,21 @@ local h = thread()
 if not h then return {'gone'} end
 if h.gen == ARGV[6] then return leave(h, ARGV[13]) end
 if h.gen ~= ARGV[5] or not lists(h, ARGV[4]) then return {'still_hot'} end
+redis.call('HDEL', TRIES, 'flush|' .. MEMBER)  -- first: a script that has written may go on when memory is full
+owe()
 local rev, pieces = tonumber(ARGV[7]), tonumber(ARGV[11])
 local whole = h.rev == rev and not h.leased
 if whole and ARGV[13] == 'evict' and h.keep_until <= NOW_MS then
   vanish()
-  redis.call('HDEL', TRIES, 'flush|' .. MEMBER)
   announce('flushed')
   return {'evicted', int(NOW), '0'}
 end
-if pieces == 0 or redis.call('LLEN', KEYS[10]) ~= pieces then return {'stage'} end
+if pieces == 0 or redis.call('LLEN', KEYS[11]) ~= pieces then return {'stage'} end
 if ARGV[12] == '1' then
   redis.call('UNLINK', BASE)
-  redis.call('RENAME', KEYS[10], BASE)
+  redis.call('RENAME', KEYS[11], BASE)
 else
-  for _ = 1, pieces do redis.call('LMOVE', KEYS[10], BASE, 'LEFT', 'RIGHT') end
+  for _ = 1, pieces do redis.call('LMOVE', KEYS[11], BASE, 'LEFT', 'RIGHT') end
   pieces = pieces + h.pieces
 end
 redis.call('LTRIM', LOG, ARGV[8], -1)
@@ -33,6 +34,5 @@ for at, attempt in string.gmatch(h.attempts, '(%d+):(%x+)') do
 end
 redis.call('HSET', HEAD, 'archived', int(rev), 'gen', ARGV[6], 'base_count', ARGV[10], 'pieces', int(pieces),
   'attempts', table.concat(attempts, ' '), 'dirty_since', int(NOW_MS), unpack(ARGV, 14))
-redis.call('HDEL', TRIES, 'flush|' .. MEMBER)
 announce('flushed')
 return leave(thread(), ARGV[13])

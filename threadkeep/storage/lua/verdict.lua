@@ -5,6 +5,5 @@ if thread() or redis.call('HGET', TICKET, 'mark') ~= ARGV[4] then return 'refuse
 redis.call('HSET', TICKET, 'verdict', ARGV[5], 'reason', ARGV[6])
 redis.call('HDEL', TICKET, 'asked', 'asked_at')
 redis.call('PEXPIRE', TICKET, ARGV[7])
-redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)
 announce(ARGV[5])
 return 'told'
