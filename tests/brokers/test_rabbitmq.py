@@ -77,7 +77,7 @@ def test_what_is_delivered_too_often_becomes_a_dead_letter(app, keep):
     with app.connection_for_read() as connection:
         for _ in range(1 + DELIVERIES):
             with connection.channel() as channel:
-                until(lambda: channel.basic_get(FLUSH))  # noqa: B023  # called at once
+                until(lambda: channel.basic_get(FLUSH))
         until(lambda: queue_depths(app)[DEAD] == 1)
         letter = connection.default_channel.basic_get(DEAD)
     assert queue_depths(app)[FLUSH] == 0

@@ -63,7 +63,8 @@ class ProcessContainer:
         elif self.server.pid is not None:
             os.kill(self.server.pid, number)
 
-    def restart(self, timeout: float = 0) -> None:  # noqa: ARG002  # a server has its own
+    def restart(self, timeout: float = 0) -> None:
+        """Stop and start; the server has a time-out of its own."""
         self.server.restart()
 
     def reload(self) -> None:
