@@ -130,7 +130,14 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts Celery workers for this test's settings: `worker()`, `worker("threadkeep.flush", name="flush")`."""
     started: list[CeleryWorker] = []
 
-    def start(*queues: str, name: str = "all", concurrency: int = 1, pool: str = "prefork", app: str = DEFAULT_APP):
+    def start(
+        *queues: str,
+        name: str = "all",
+        concurrency: int = 1,
+        pool: str = "prefork",
+        app: str = DEFAULT_APP,
+        settings: Settings = settings,
+    ) -> CeleryWorker:
         process = CeleryWorker(
             settings,
             queues=queues or (HYDRATE, FLUSH, MAINTENANCE),

@@ -12,9 +12,10 @@ import pytest
 from tests.celery.worker_log import delays, outcomes
 from tests.waiting import until
 from threadkeep import Threadkeep
+from threadkeep.errors import StoreUnavailable
 from threadkeep.model import ThreadRef
 from threadkeep.storage.link import run_now as now
-from threadkeep.tasks.adoption import declare_dead_letters
+from threadkeep.tasks.adoption import declare_dead_letters, make_app
 from threadkeep.tasks.conf import DEAD, DELIVERIES, FLUSH, HYDRATE, MAINTENANCE, QUEUES
 from threadkeep.tasks.inspect import queue_depths
 from threadkeep.testing.wire import Answer, Delay
@@ -164,7 +165,9 @@ def test_a_wrong_password_is_a_warning(settings, stores, caplog):
     with Threadkeep(locked) as keep:
         session = leave_behind(keep, "safe")
         assert_still_hot(keep, stores, session, caplog)
-    assert "secret" not in caplog.text
+    with pytest.raises(StoreUnavailable, match="the broker") as refusal:
+        queue_depths(make_app(locked))
+    assert "secret" not in caplog.text + str(refusal.value)
 
 
 def test_a_worker_survives_a_restart_of_its_broker_and_no_task_is_lost(rabbit, keep, worker, s3):

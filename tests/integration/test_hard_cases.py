@@ -63,7 +63,7 @@ def lose_reply(monkeypatch, session, name):
     monkeypatch.setattr(hot, name, done_but_unheard)
 
 
-# --- sessions that are not alone ----------------------------------------------------------------------------------------
+# --- sessions that are not alone ------------------------------------------------------------------------------------
 
 
 def test_a_fenced_session_stays_fenced(stores, keep, session, ref, worker):
@@ -167,7 +167,7 @@ def test_more_waiters_than_connections(settings, stores, keep, worker):
     assert [view.messages for view in waiting] == [[user("1")]] * 60
 
 
-# --- lost replies -----------------------------------------------------------------------------------------------------
+# --- lost replies ---------------------------------------------------------------------------------------------------
 
 
 def test_an_append_whose_reply_was_lost_may_be_repeated(session, monkeypatch):
@@ -222,7 +222,7 @@ def test_what_a_session_hands_out_is_not_what_it_keeps(session):
     assert session.append({"role": "user", "content": ["a"]}, id="m") == ["m"]
 
 
-# --- the catalog is told ----------------------------------------------------------------------------------------------
+# --- the catalog is told --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["evict", "linger"])
@@ -252,7 +252,7 @@ def test_the_catalog_hears_that_a_cached_copy_was_evicted(stores, keep, swept):
     assert stores.catalog.get(ref).cached_until is None
 
 
-# --- Redis loses its memory, or has none left -----------------------------------------------------------------------------
+# --- Redis loses its memory, or has none left -----------------------------------------------------------------------
 
 
 def test_a_thread_lost_before_it_was_ever_archived_is_not_silently_begun_anew(keep, stores, swept, worker):
@@ -297,7 +297,7 @@ def test_a_full_redis_takes_nothing_more_and_lets_threads_go(settings, stores_fo
                 other.append(user("room again"))
 
 
-# --- limits ---------------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_thread_never_grows_beyond_what_can_be_read(settings):
@@ -318,7 +318,7 @@ def test_an_append_holds_redis_up_only_so_long(session):
     assert session.append(Entry("e", "user", 2**4095)) == ["e"]
 
 
-# --- erasure --------------------------------------------------------------------------------------------------------------
+# --- erasure --------------------------------------------------------------------------------------------------------
 
 
 def test_a_delete_holds_though_its_message_is_lost(keep, stores, session, ref, swept, worker):
@@ -340,7 +340,7 @@ def test_a_delete_holds_though_its_message_is_lost(keep, stores, session, ref, s
     broken.close()
 
 
-# --- stores without conditional writes ------------------------------------------------------------------------------------
+# --- stores without conditional writes ------------------------------------------------------------------------------
 
 
 @pytest.fixture

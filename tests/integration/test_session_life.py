@@ -144,3 +144,23 @@ def test_asyncio_does_all_that_too(settings, worker):
             assert not await keep.exists("a")
 
     asyncio.run(life())
+
+
+def test_a_thread_id_alone_is_enough_for_every_task(settings, worker):
+    """As when somebody sends a task by hand; the namespace is then the settings' own."""
+    from tests.waiting import until
+    from threadkeep.tasks.adoption import make_app
+
+    own = settings.model_copy(update={"namespace": "tenant-7"})
+    with Threadkeep(own) as keep:
+        with keep.new() as session:
+            session.append(user("1"))
+        assert session.namespace == "tenant-7"
+        started = worker(settings=own)
+        app = make_app(own, publisher=True)
+        for task in ("flush", "hydrate", "describe", "erase"):
+            app.send_task(f"threadkeep.{task}_thread", args=[session.id])
+            until(lambda task=task: f"threadkeep.{task}_thread" in started.log() and "succeeded" in started.log())
+        app.send_task("threadkeep.purge_conflicts", args=[session.id])
+        until(lambda: "'outcome': 'erased'" in started.log() and "'outcome': 'purged'" in started.log())
+        assert not keep.exists(session.id)

@@ -83,7 +83,7 @@ def check_app(stores: Stores, name: str | None) -> Iterator[Check]:
     subject = f"Celery app {name}" if name else "Celery app"
     problems = check(load_app(name) if name else make_app(stores.settings))
     for problem in problems:
-        yield Check(subject, "failed", problem, "See docs/how-to/embed-in-celery-app.md for the recommended configuration.")
+        yield Check(subject, "failed", problem, "See docs/how-to/embed-in-celery-app.md for what to set.")
     if not problems:
         yield Check(subject, "ok", "its configuration keeps the promises")
 

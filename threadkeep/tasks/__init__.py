@@ -1,6 +1,7 @@
 """The tasks, under fixed names, for our own app and for any app that has `include=["threadkeep.tasks"]`.
 
-Each may run any number of times, in any order, and be killed at any step. Arguments and results are ids and numbers.
+Each may run any number of times, in any order, and be killed at any step. A thread id alone is enough: the namespace is
+the settings' where none is given. Arguments and results are ids and numbers.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from celery import Celery, shared_task
 from celery.signals import worker_ready
 
 from threadkeep.errors import ThreadkeepError
-from threadkeep.model import DEFAULT_NAMESPACE, FlushMode, ThreadRef
+from threadkeep.model import FlushMode, ThreadRef
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks import describe as _describe
 from threadkeep.tasks import erase as _erase
@@ -26,9 +27,9 @@ __all__ = ["describe_thread", "erase_thread", "flush_thread", "hydrate_thread", 
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.hydrate_thread", soft_time_limit=90, time_limit=120)
-def hydrate_thread(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+def hydrate_thread(self: ThreadTask, thread_id: str, namespace: str | None = None) -> dict[str, Any]:
     """Bring a thread back from S3 into Redis, unless it is there."""
-    ref = ThreadRef.of(thread_id, namespace)
+    ref = self.ref(thread_id, namespace)
 
     def work(stores: Stores) -> Outcome:
         try:
@@ -47,10 +48,10 @@ def hydrate_thread(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NA
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.flush_thread", soft_time_limit=90, time_limit=120)
 def flush_thread(
-    self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE, mode: FlushMode = "linger"
+    self: ThreadTask, thread_id: str, namespace: str | None = None, mode: FlushMode = "linger"
 ) -> dict[str, Any]:
     """Seal what is new in Redis into the thread's archive, then evict it or let it linger."""
-    ref = ThreadRef.of(thread_id, namespace)
+    ref = self.ref(thread_id, namespace)
 
     def work(stores: Stores) -> Outcome:
         try:
@@ -67,22 +68,22 @@ def flush_thread(
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.describe_thread", soft_time_limit=30, time_limit=45)
 def describe_thread(
-    self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE, *, question: str = ""
+    self: ThreadTask, thread_id: str, namespace: str | None = None, *, question: str = ""
 ) -> dict[str, Any]:
     """Say what is known of a thread; the answer to `question` goes through the hot tier."""
-    ref = ThreadRef.of(thread_id, namespace)
+    ref = self.ref(thread_id, namespace)
     return self.run_for(ref, "describe", lambda stores: _describe.describe(stores, ref, question))
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.erase_thread", soft_time_limit=90, time_limit=120)
 def erase_thread(
-    self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE, *, request: str, upto: int
+    self: ThreadTask, thread_id: str, namespace: str | None = None, *, request: str = "", upto: int = 0
 ) -> dict[str, Any]:
-    """Remove a thread from every store, unless it was born after the request."""
-    ref = ThreadRef.of(thread_id, namespace)
+    """Remove a thread from every store, unless it was born after `upto`; without one, after this first run."""
+    ref = self.ref(thread_id, namespace)
 
     def work(stores: Stores) -> Outcome:
-        receipt = _erase.erase(stores, ref, request, upto)
+        receipt = _erase.erase(stores, ref, request or self.run_id(), upto or now(stores.hot.clock(ref)))
         if receipt.outcome == "erased":
             self.enqueuer.purge_conflicts(ref, delay=2 * stores.settings.hard_time_limit)
         return _erase.to_outcome(receipt)
@@ -91,9 +92,9 @@ def erase_thread(
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.purge_conflicts", soft_time_limit=90, time_limit=120)
-def purge_conflicts(self: ThreadTask, thread_id: str, namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+def purge_conflicts(self: ThreadTask, thread_id: str, namespace: str | None = None) -> dict[str, Any]:
     """Delete what a flush under way during an erasure may still have put aside; only if the thread is still erased."""
-    ref = ThreadRef.of(thread_id, namespace)
+    ref = self.ref(thread_id, namespace)
 
     def work(stores: Stores) -> Outcome:
         there = stores.cold.head(ref)

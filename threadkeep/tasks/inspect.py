@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from amqp import AMQPError
 from celery import Celery
 from celery.app.utils import find_app
 from kombu.exceptions import ChannelError, KombuError, OperationalError
@@ -80,5 +81,5 @@ def load_app(name: str) -> Celery:
 def _asking(operation: str) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, KombuError, OSError, TimeoutError) as error:
+    except (OperationalError, KombuError, AMQPError, OSError) as error:
         raise StoreUnavailable("the broker", operation, f"{type(error).__name__}: {str(error)[:160]}") from error

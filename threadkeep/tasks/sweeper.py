@@ -240,7 +240,7 @@ def _index(stores: Stores) -> Iterator[ThreadRef]:
 
 def _set_aside(stores: Stores) -> Iterable[tuple[str, ThreadRef, int]]:
     limit = stores.settings.poison_after
-    return [item for item in now(_collect(stores.flow.unfinished())) if item[2] > limit]
+    return [item for item in now(_collect(stores.flow.unfinished())) if item[2] >= limit]
 
 
 async def _collect(items: Any) -> list[Any]:

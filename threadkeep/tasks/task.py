@@ -38,6 +38,10 @@ class ThreadTask(Task[..., Any]):
         found = self.app.conf.get(SETTINGS_KEY)
         return found if isinstance(found, Settings) else _from_environment()
 
+    def ref(self, thread_id: str, namespace: str | None) -> ThreadRef:
+        """The thread that a message names."""
+        return ThreadRef.of(thread_id, namespace or self.settings.namespace)
+
     @property
     def stores(self) -> Stores:
         return stores_for(self.settings)
