@@ -80,19 +80,7 @@ def read_archive(body: bytes, *, where: str, max_bytes: int, thread: str = "") -
 def _from_redis(ref: ThreadRef, contents: Contents, stores: Stores) -> Found:
     head = contents.head
     records = records_of(contents, ref, max_bytes=stores.settings.max_thread_bytes)
-    seal = Seal(
-        namespace=ref.namespace,
-        thread_id=ref.thread_id,
-        rev=head.rev,
-        attempt=fresh_mark(),
-        born=head.born,
-        count=0,
-        state=head.state,
-        chain=NO_CHAIN,
-        codec=head.codec,
-        labels=head.labels,
-        forked_from=head.forked_from,
-    )
+    seal = head.to_seal(ref, fresh_mark())
     tail = seal_tail(contents.tail, seal, base_count=head.base_count, base_chain=head.chain)
     return Found(ref, "redis", contents.base + tail.body, tail.seal, records, head.dirty)
 

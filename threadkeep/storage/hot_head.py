@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from threadkeep.model import JsonObject, ThreadRef, ThreadStat, dump_json
+from threadkeep.model import JsonObject, Seal, ThreadRef, ThreadStat, dump_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,22 @@ class Head:
         known["labels"] = json.loads(fields["labels"]) if fields.get("labels") else {}
         known["forked_from"] = fields.get("forked_from", b"").decode() or None
         return cls(**known)
+
+    def to_seal(self, ref: ThreadRef, attempt: str) -> Seal:
+        """What a frame that brings the archive to this head is sealed with; count and chain are the sealing's own."""
+        return Seal(
+            namespace=ref.namespace,
+            thread_id=ref.thread_id,
+            rev=self.rev,
+            attempt=attempt,
+            born=self.born,
+            count=0,
+            state=self.state,
+            chain="",
+            codec=self.codec,
+            labels=self.labels,
+            forked_from=self.forked_from,
+        )
 
     def to_stat(self, ref: ThreadRef, *, now_ms: int | None = None) -> ThreadStat:
         """What can be said of the thread without its content; leased as of `now_ms`."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from threadkeep.config import Settings
-from threadkeep.model import ArchiveMeta, Seal, ThreadRef
+from threadkeep.model import ArchiveMeta, ThreadRef
 from threadkeep.storage.archive import NO_CHAIN, SealedTail, read_frames, seal_tail, should_compact
 from threadkeep.storage.hot import Contents, cut
 from threadkeep.storage.hot_flow import SealedFlush
@@ -27,19 +27,7 @@ class Prepared:
 def prepare(ref: ThreadRef, contents: Contents, attempt: str, *, evicting: bool, settings: Settings) -> Prepared:
     """Seal what is new and lay the object out. Compresses the tail alone, unless many small frames become one."""
     head = contents.head
-    seal = Seal(
-        namespace=ref.namespace,
-        thread_id=ref.thread_id,
-        rev=head.rev,
-        attempt=attempt,
-        born=head.born,
-        count=0,
-        state=head.state,
-        chain=NO_CHAIN,
-        codec=head.codec,
-        labels=head.labels,
-        forked_from=head.forked_from,
-    )
+    seal = head.to_seal(ref, attempt)
     compact = should_compact(frames=head.frames, base_bytes=head.base_bytes, evicting=evicting)
     if compact:
         frames = read_frames(
