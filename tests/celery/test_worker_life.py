@@ -174,7 +174,7 @@ def test_three_beats_sweep_once_a_slot(settings, start_worker, tmp_path):
 
 def test_hopeless_arguments_fail_at_once(app, start_worker):
     worker = start_worker()
-    for kwargs in ({"thread_id": "a\nb"}, {"thread_id": "t", "namespace": ""}, {"thread_id": 7}, {"nonsense": 1}):
+    for kwargs in ({"thread_id": "a\nb"}, {"thread_id": "t", "namespace": "a\nb"}, {"thread_id": 7}, {"nonsense": 1}):
         app.send_task("threadkeep.flush_thread", kwargs=kwargs, queue=FLUSH)
         app.send_task("threadkeep.hydrate_thread", kwargs=kwargs, queue=HYDRATE)
     app.send_task("threadkeep.sweep", queue=MAINTENANCE)

@@ -160,11 +160,11 @@ def test_a_thread_that_was_set_aside_is_flushed_by_force(cli, keep, settings, wo
     with keep.new() as session:
         session.append(user(SECRET))
     thread = session.id
-    hurt(keep, thread, settings.poison_after + 1)
+    hurt(keep, thread, settings.poison_after)
     worker()
     refused = cli("flush", thread, "--wait", 5)
     assert refused.code == 1
-    assert re.search(r"set aside after \d runs", refused.err)
+    assert re.search(r"set aside after \d runs of flush that died", refused.err)
     assert f"threadkeep flush {thread} --force" in refused.err
     assert f"set aside: {thread}, after" in cli("status").out
     forced = cli("flush", thread, "--force", "--wait", 20)
@@ -492,14 +492,14 @@ def celery_of(pid):
     return [child for child in children if "celery" in child.cmdline()]
 
 
-def hurt(keep, thread_id, runs):
+def hurt(keep, thread_id, deaths):
     """As if so many flushes had taken their worker with them."""
     from threadkeep.model import ThreadRef
     from threadkeep.storage.link import run_now
 
     ref = ThreadRef.of(thread_id)
     hot = keep._threads.hot
-    run_now(hot.link.run("HSET", hot.keys(ref).tries, f"flush|{ref.member}", runs))
+    run_now(hot.link.run("HSET", hot.keys(ref).tries, f"flush|{ref.member}", f"{deaths} task-1 0"))
 
 
 def alive(processes):

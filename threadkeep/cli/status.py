@@ -82,9 +82,9 @@ def _hot(stores: "Stores") -> dict[str, Any]:
 async def _set_aside(stores: "Stores") -> list[dict[str, Any]]:
     limit = stores.settings.poison_after
     return [
-        {"thread": str(ref), "task": kind, "runs": runs}
-        async for kind, ref, runs in stores.flow.unfinished()
-        if runs > limit
+        {"thread": str(ref), "task": kind, "deaths": deaths}
+        async for kind, ref, deaths in stores.flow.unfinished()
+        if deaths >= limit
     ]
 
 
@@ -119,7 +119,7 @@ def _write(parts: dict[str, Part]) -> None:
             out.print(f"Oldest dirty thread: {thread}, for {age}", markup=False)
         for item in hot["set_aside"]:
             thread = visible(item["thread"])
-            stuck = f"set aside: {thread}, after {item['runs']} runs of {item['task']} that never ended"
+            stuck = f"set aside: {thread}, after {item['deaths']} runs of {item['task']} that died"
             out.print(Text.assemble(("! ", "yellow"), stuck))
     if queues := parts["queues"].facts:
         waiting = ", ".join(f"{name.removeprefix('threadkeep.')} {depth:,}" for name, depth in queues.items())

@@ -23,7 +23,7 @@ def flush(
     namespace: Namespace = None,
     wait: Wait = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Try a thread again that was set aside because its flushes never ended.")
+        bool, typer.Option("--force", help="Try a thread again that was set aside because its flushes died.")
     ] = False,
 ) -> None:
     """Have a thread archived, and evicted from Redis unless it is in use.
@@ -65,7 +65,7 @@ def hydrate(
     namespace: Namespace = None,
     wait: Wait = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Try a thread again that was set aside because its hydrates never ended.")
+        bool, typer.Option("--force", help="Try a thread again that was set aside because its hydrates died.")
     ] = False,
 ) -> None:
     """Have a cold thread brought back into Redis, as when somebody is about to open it.
@@ -136,16 +136,15 @@ def _publish_flush(stores: "Stores", ref: "ThreadRef", token: str) -> None:
 
 
 def _check_set_aside(stores: "Stores", ref: "ThreadRef", kind: Any, *, force: bool) -> None:
-    from threadkeep.storage.hot_facts import unfinished_runs
     from threadkeep.storage.link import run_now as now
 
     if force:
         now(stores.flow.forget_runs(ref, kind))
         return
-    runs = now(unfinished_runs(stores.hot, ref, kind))
-    if runs > stores.settings.poison_after:
+    deaths = now(stores.flow.deaths(ref, kind))
+    if deaths >= stores.settings.poison_after:
         raise refuse(
-            f"thread {visible(str(ref))} was set aside after {runs} runs of {kind} that never ended; it is safe where "
+            f"thread {visible(str(ref))} was set aside after {deaths} runs of {kind} that died; it is safe where "
             f"it is. See the workers' logs for what killed them, then: threadkeep {kind} {visible(str(ref))} --force"
         )
 

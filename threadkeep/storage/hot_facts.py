@@ -87,11 +87,6 @@ async def hot_facts(hot: HotTier, flow: TierFlow) -> HotFacts:
     return HotFacts(len(members), dirty, leased, (now_ms - oldest[0]) / 1000, oldest[1])
 
 
-async def unfinished_runs(hot: HotTier, ref: ThreadRef, kind: str) -> int:
-    """How many runs of one thread's flush or hydrate began and never ended."""
-    return int(await hot.link.run("HGET", hot.keys(ref).tries, f"{kind}|{ref.member}") or 0)
-
-
 async def swept_lately(flow: TierFlow, prefix: str, period: float) -> bool:
     """Whether a sweep began in this time slot or in the one before."""
     slot = int(await flow.clock() / 1_000_000 / period)

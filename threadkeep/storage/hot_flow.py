@@ -247,6 +247,11 @@ class TierFlow:
         """A run came to an end, good or bad: it did not take its worker with it. Forgets those that did."""
         await self.hot.link.run("HDEL", self.hot.keys(ref).tries, f"{kind}|{ref.member}")
 
+    async def deaths(self, ref: ThreadRef, kind: Literal["flush", "hydrate"]) -> int:
+        """How many of a thread's runs have died since one ended."""
+        run = await self.hot.link.run("HGET", self.hot.keys(ref).tries, f"{kind}|{ref.member}")
+        return int(run.split()[0]) if run else 0
+
     async def unfinished(self) -> AsyncIterator[tuple[str, ThreadRef, int]]:
         """Kind (`flush` or `hydrate`), thread, and how many of its runs have died, over all shards."""
         async for replies in self._per_shard("HGETALL", tries_key):
