@@ -221,12 +221,9 @@ class Settings(BaseSettings):
 
     def to_environ(self) -> dict[str, str]:
         """The variables that make another process load these very settings; holds secrets."""
-        changed = (
-            (name, value)
-            for name, value in self
-            if value != type(self).model_fields[name].get_default(call_default_factory=True)
-        )
-        return {f"THREADKEEP_{name.upper()}": _as_text(value) for name, value in changed}
+        fields = type(self).model_fields
+        told = ((name, value) for name, value in self if value not in (None, {}) or fields[name].default is not None)
+        return {f"THREADKEEP_{name.upper()}": _as_text(value) for name, value in told}
 
 
 def _problem(item: Any) -> str:
