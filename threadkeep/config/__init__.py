@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     s3_addressing: Literal["auto", "path", "virtual"] = Field("auto", description="How the bucket enters the URL.")
     s3_connect_timeout: Seconds = Field(3.0, description="Seconds to connect to S3.")
     s3_read_timeout: Seconds = Field(
-        20.0, description="Seconds without a byte from S3 before a request counts as failed."
+        10.0, description="Seconds without a byte from S3 before a request counts as failed."
     )
     s3_retry_mode: Literal["standard", "adaptive"] = Field(
         "standard", description="The AWS SDK's retry mode: the one layer in which S3 requests are retried."

@@ -1,5 +1,6 @@
 """The Celery configuration that Threadkeep's promises stand on, and a check that names what endangers them."""
 
+from collections.abc import Iterator
 from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -146,34 +147,34 @@ def _redis_options(settings: Settings, *, publisher: bool) -> dict[str, Any]:
 
 def check(app: Celery) -> list[str]:
     """What of an app's own configuration endangers Threadkeep's promises; one sentence each, none if all is well."""
-    conf, problems = app.conf, []
-    options = conf.broker_transport_options or {}
-    if is_redis(str(conf.broker_url or "")):
-        limit = 2 * _hard_limit(app)
-        if options.get("visibility_timeout", 3600) < limit:
-            problems.append(
-                f"broker_transport_options.visibility_timeout is below {limit:g} s: running tasks are delivered again"
-            )
-        if not options.get("socket_timeout"):
-            problems.append("broker_transport_options.socket_timeout is not set: a half-open broker blocks for ever")
-        if not options.get("global_keyprefix"):
-            problems.append("broker_transport_options.global_keyprefix is not set: queues may clash with other keys")
-        if conf.worker_cancel_long_running_tasks_on_connection_loss:
-            problems.append(
-                "worker_cancel_long_running_tasks_on_connection_loss is on: a Redis broker then loses tasks"
-            )
-    else:
-        problems += [
-            f"queue {queue.name} is a quorum queue without a dead-letter exchange: failing messages are dropped"
-            for queue in conf.task_queues or []
-            if (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
-            and not (queue.queue_arguments or {}).get("x-dead-letter-exchange")
-        ]
+    conf = app.conf
+    problems = list(_redis_problems(app) if is_redis(str(conf.broker_url or "")) else _rabbitmq_problems(app))
     if conf.worker_prefetch_multiplier != 1:
         problems.append("worker_prefetch_multiplier is not 1: messages age in busy workers")
     if set(conf.accept_content or []) - {"json", "application/json"}:
         problems.append("accept_content allows more than JSON: unpickling runs code from the broker")
     return problems
+
+
+def _redis_problems(app: Celery) -> Iterator[str]:
+    options, limit = app.conf.broker_transport_options or {}, 2 * _hard_limit(app)
+    if options.get("visibility_timeout", 3600) < limit:
+        yield f"broker_transport_options.visibility_timeout is below {limit:g} s: running tasks are delivered again"
+    if not options.get("socket_timeout"):
+        yield "broker_transport_options.socket_timeout is not set: a half-open broker blocks for ever"
+    if not options.get("global_keyprefix"):
+        yield "broker_transport_options.global_keyprefix is not set: queues may clash with other keys"
+    if app.conf.worker_cancel_long_running_tasks_on_connection_loss:
+        yield "worker_cancel_long_running_tasks_on_connection_loss is on: a Redis broker then loses tasks"
+
+
+def _rabbitmq_problems(app: Celery) -> Iterator[str]:
+    if not (app.conf.broker_transport_options or {}).get("confirm_publish"):
+        yield "broker_transport_options.confirm_publish is not set: RabbitMQ may drop what was published"
+    for queue in app.conf.task_queues or []:
+        arguments = queue.queue_arguments or {}
+        if arguments.get("x-queue-type") == "quorum" and not arguments.get("x-dead-letter-exchange"):
+            yield f"queue {queue.name} is a quorum queue without a dead-letter exchange: failing messages are dropped"
 
 
 def _hard_limit(app: Celery) -> float:
