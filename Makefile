@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-brokers check clean
+.PHONY: help demo test test-brokers check scale clean
 
 # The newest that is installed, unless one is named: make test PYTHON=python3.12
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
@@ -30,6 +30,9 @@ check: $(DEV)  ## Lint, formatting, types and import rules
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+scale: $(DEV)  ## Drain one queue of flushes with one worker process, then with three, and show the rates
+	PYTHONPATH=. $(BIN)/python benchmarks/scaling.py
 
 clean:  ## Remove the virtualenv, caches and builds; data of `threadkeep up` stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

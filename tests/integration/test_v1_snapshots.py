@@ -61,6 +61,7 @@ def test_a_vector_is_written_back_as_it_was(name):
         )
         assert [entry.body for entry in again.entries] == wanted["messages"]
         assert again.state == wanted["state"]
+    assert json.loads(write_v1(snapshot.entries, snapshot.state, compress=False)) == wanted
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -267,6 +267,8 @@ class Writer:
         """Set labels, or remove those that are None."""
         merged = {name: value for name, value in {**self.labels, **labels}.items() if value is not None}
         checked = checked_labels(merged)
+        if checked == self.labels:
+            return
         await self._save(["labels", dump_json(checked) if checked else b""])
         self.labels = checked
 

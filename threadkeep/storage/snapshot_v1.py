@@ -47,11 +47,12 @@ def read_v1(body: bytes, *, thread: str, where: str, max_bytes: int) -> Snapshot
 def write_v1(entries: Iterable[Entry], state: JsonObject | None, *, compress: bool = True) -> bytes:
     """Encode a snapshot. Messages that came from one are written as they were, others as the JSON of their body."""
     kept = list(entries)
+    ids = [entry.meta.get("v1_id", entry.id) for entry in kept]
     value = {
         "v": 1,
         "messages": [entry.body if entry.fmt == V1_CODEC else json.dumps(entry.body) for entry in kept],
         "state": state,
-        "dedupIds": [entry.meta.get("v1_id", entry.id) for entry in kept],
+        "dedupIds": ids if any(ids) else [],
     }
     text = json.dumps(value, separators=(",", ":")).encode("ascii")
     return gzip.compress(text, mtime=0) if compress else text

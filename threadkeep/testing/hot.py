@@ -303,6 +303,7 @@ class HotTierContract:
         now(flow.restore(REF, start.ticket, self.restorable()))
         assert self.ttl(hot, now, hot.keys(REF).head) > 250_000
         assert now(flow.leave(REF, self.head(hot, now), "evict")).status == "lingers"
+        assert 250_000 < self.ttl(hot, now, hot.keys(REF).head) <= 300_000
 
     # --- runs that do not end, sweep, erase -------------------------------------------------------------------------
 

@@ -9,5 +9,5 @@ if not h then
 end
 if not h.leased and h.lease ~= '' then redis.call('HDEL', HEAD, 'lease', 'lease_until') end
 if h.dirty or h.leased then return {'hot', unpack(redis.call('HGETALL', HEAD))} end
-fade(h)
+fade(h, LINGER)
 return {'fading', unpack(redis.call('HGETALL', HEAD))}

@@ -41,8 +41,8 @@ local function stay()
 end
 
 -- Clean and unleased: a copy that may vanish, but only as a whole and not before those who wait for it can arrive.
-local function fade(h)
-  local ms = math.max(LINGER, h.keep_until - NOW_MS)
+local function fade(h, linger)
+  local ms = math.max(linger, h.keep_until - NOW_MS)
   for _, key in ipairs(PARTS) do redis.call('PEXPIRE', key, int(ms)) end
   redis.call('ZREM', INDEX, MEMBER)
   return NOW_MS + ms
@@ -50,7 +50,7 @@ end
 
 local function rest(h)
   if h.dirty or h.leased then stay() return 0 end
-  return fade(h)
+  return fade(h, LINGER)
 end
 
 local function vanish()
@@ -111,7 +111,7 @@ local function leave(h, mode)
     owe()
     return {'evicted', int(NOW), '0'}
   end
-  return {'lingers', int(NOW), int(fade(h))}
+  return {'lingers', int(NOW), int(fade(h, mode == 'evict' and 0 or LINGER))}
 end
 
 -- A run begins. One that began before and never ended has died: the same run again, or another after its time limit.
