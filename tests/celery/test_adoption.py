@@ -141,6 +141,7 @@ def test_check_names_what_endangers_a_redis_broker(changed, named):
             {"task_queues": [Queue(FLUSH, Exchange(FLUSH), queue_arguments={"x-queue-type": "quorum"})]},
             f"queue {FLUSH} is a quorum queue without a dead-letter exchange",
         ),
+        ({"broker_transport_options": {"confirm_publish": False}}, "confirm_publish is not set"),
         ({"worker_prefetch_multiplier": 0}, "worker_prefetch_multiplier is not 1"),
         ({"accept_content": ["pickle"]}, "accept_content allows more than JSON"),
     ],

@@ -1,21 +1,14 @@
-"""Finding, making and waiting for threads: what `Threadkeep` and `AsyncThreadkeep` both stand on."""
+"""Finding, making, forking and reading threads: what `Threadkeep` and `AsyncThreadkeep` both stand on."""
 
-import json
-import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any
 
 from threadkeep.config import Settings
 from threadkeep.errors import (
-    BrokerUnavailable,
-    FlushTimeout,
-    HotTierLost,
-    HydrateFailed,
-    HydrateTimeout,
     MessageNotFound,
     StoreUnavailable,
     ThreadBusy,
@@ -26,28 +19,18 @@ from threadkeep.errors import (
 )
 from threadkeep.model import (
     Entry,
-    FlushMode,
     JsonObject,
     ThreadRef,
-    ThreadStat,
     checked_labels,
     checked_state,
     fresh_id,
     fresh_mark,
 )
+from threadkeep.session.asking import Asking
 from threadkeep.storage.archive import id_hash
-from threadkeep.storage.hot import Contents, HotTier, Parts
+from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import Head, identity_fields
 from threadkeep.storage.parts import entries_of, first_parts, plain_parts, whole_parts
-from threadkeep.tasks.enqueue import Enqueuer
-
-log = logging.getLogger(__name__)
-
-GRACE: Final = 5.0
-"""Seconds that a restored copy is kept beyond its waiter's deadline."""
-
-Dispatch = Callable[[Callable[[], None]], Awaitable[None]]
-"""Runs what blocks on the broker: at once where blocking is fine, in an executor under asyncio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +68,8 @@ class ThreadView:
         return [entry.body for entry in self.entries]
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """How waiting for a thread ended: it is here, or known to be absent under `ticket`."""
-
-    status: Literal["here", "absent"]
-    ticket: str = ""
-
-
-class Threads:
-    """The sans-I/O core: coroutines over a `Link`, and a `Dispatch` for the broker."""
-
-    def __init__(self, hot: HotTier, enqueuer: Enqueuer, settings: Settings, dispatch: Dispatch) -> None:
-        self.hot = hot
-        self.enqueuer = enqueuer
-        self.settings = settings
-        self._dispatch = dispatch
+class Threads(Asking):
+    """The sans-I/O core: `Asking`, and what it takes to open, make, fork and read a thread."""
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
@@ -242,123 +211,6 @@ class Threads:
         seen = await self.hot.look(ref)
         return "hot" if seen.head is not None and seen.head.dirty else "archived"
 
-    # --- waiting ----------------------------------------------------------------------------------------------------
-
-    async def bring(self, ref: ThreadRef, seconds: float) -> Brought:
-        """Wait until a thread is in Redis, or a worker has said that it is absent. All waiters share one task.
-
-        Raises:
-            HydrateTimeout, HydrateFailed, ThreadErased, BrokerUnavailable
-        """
-        deadline = time.monotonic() + seconds
-        async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
-            while True:
-                left = deadline - time.monotonic()
-                asked = await self.ask(ref, keep=max(left, 0) + GRACE)
-                if asked.status == "present":
-                    return Brought("here")
-                if asked.status == "absent":
-                    return Brought("absent", asked.ticket)
-                told = await self._hear(ref, news, min(deadline, time.monotonic() + self.settings.ask_again))
-                if told is not None:
-                    return told
-                if time.monotonic() >= deadline:
-                    raise HydrateTimeout(str(ref), round(seconds, 1))
-
-    async def ask(self, ref: ThreadRef, *, keep: float) -> Any:
-        """Ask for a hydrate, and queue it unless one is queued."""
-        asked = await self.hot.ask(ref, keep=keep)
-        if asked.status == "erasing":
-            raise ThreadErased(str(ref))
-        if asked.status == "enqueue":
-            try:
-                await self._dispatch(lambda: self.enqueuer.hydrate(ref, asked.token, expires=keep))
-            except BrokerUnavailable:
-                await self.hot.withdraw(ref, "hydrate", asked.token)
-                raise
-        return asked
-
-    async def _hear(self, ref: ThreadRef, news: Any, deadline: float) -> Brought | None:
-        """What became of a hydrate by `deadline`; None if nothing yet."""
-        while (left := deadline - time.monotonic()) > 0:
-            await news.wait(left)
-            seen = await self.hot.look(ref)
-            if seen.status == "erasing":
-                raise ThreadErased(str(ref))
-            if seen.head is not None:
-                return Brought("here")
-            if seen.verdict == "absent":
-                return Brought("absent", seen.ticket)
-            if seen.verdict == "failed":
-                raise HydrateFailed(str(ref), seen.reason)
-        return None
-
-    async def wait_archived(self, ref: ThreadRef, rev: int, mode: FlushMode, seconds: float) -> None:
-        """Wait until the archive holds `rev`; asks for the flush again every few seconds, should its message be lost.
-
-        Raises:
-            FlushTimeout: the thread is still safe in Redis.
-        """
-        deadline = time.monotonic() + seconds
-        async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
-            while True:
-                seen = await self.hot.look(ref)
-                if seen.head is None:
-                    await self._check_archived(ref, rev)
-                    return
-                if seen.head.archived >= rev:
-                    return
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise FlushTimeout(str(ref), seconds)
-                if not await news.wait(min(left, self.settings.ask_again)):
-                    await self.request_flush(ref, mode)
-
-    async def _check_archived(self, ref: ThreadRef, rev: int) -> None:
-        """A thread that left Redis must be in the archive.
-
-        Raises:
-            HotTierLost: it is not, or an older revision is.
-        """
-        archived = (await self.stat(ref)).archived_rev
-        if archived < rev:
-            raise HotTierLost(str(ref), rev, archived)
-
-    async def wait_present_archived(self, ref: ThreadRef, mode: FlushMode, seconds: float) -> None:
-        """Wait until the archive holds what is in Redis now."""
-        seen = await self.hot.look(ref)
-        if seen.head is not None:
-            await self.wait_archived(ref, seen.head.rev, mode, seconds)
-
-    # --- asking and telling -----------------------------------------------------------------------------------------
-
-    async def request_flush(self, ref: ThreadRef, mode: FlushMode, *, delay: float = 0.0) -> bool:
-        """Queue a flush unless one is queued; False, and a warning, if the broker is away: the sweep will queue it."""
-        token = fresh_mark()
-        asked = await self.hot.request_flush(ref, mode, token)
-        if asked == "enqueue":
-            return await self.publish_flush(ref, mode, token, delay=delay)
-        return asked == "coalesced"
-
-    async def publish_flush(self, ref: ThreadRef, mode: FlushMode, token: str, *, delay: float = 0.0) -> bool:
-        """Publish a flush whose marker is set; a failed one takes the marker back and warns."""
-        try:
-            await self._dispatch(lambda: self.enqueuer.flush(ref, mode, token, delay=delay))
-        except BrokerUnavailable as error:
-            log.warning("%s", error, extra={"thread_id": str(ref)})
-            await self.hot.withdraw(ref, "flush", token)
-            return False
-        return True
-
-    async def prefetch(self, ref: ThreadRef) -> bool:
-        """Ask for a hydrate and do not wait; False, and a warning, if the broker is away."""
-        try:
-            await self.ask(ref, keep=self.settings.hydrate_wait)
-        except BrokerUnavailable as error:
-            log.warning("%s", error, extra={"thread_id": str(ref)})
-            return False
-        return True
-
     async def view(self, ref: ThreadRef) -> ThreadView:
         """Read a thread without a lease, bringing it back first if it is cold."""
         deadline = time.monotonic() + self.settings.hydrate_wait
@@ -370,46 +222,6 @@ class Threads:
                 return ThreadView(ref.thread_id, ref.namespace, entries, head.state, head.labels, head.codec, head.rev)
             if (await self.bring(ref, deadline - time.monotonic())).status == "absent":
                 raise ThreadNotFound(str(ref))
-
-    async def stat(self, ref: ThreadRef) -> ThreadStat:
-        """What is known of a thread: from Redis if it is there, else a worker is asked. Does not bring it back."""
-        seen = await self.hot.look(ref)
-        if seen.head is not None:
-            return seen.head.to_stat(ref, now_ms=await self.hot.clock(ref) // 1000)
-        question, wait = fresh_mark(), self.settings.hydrate_wait
-        deadline = time.monotonic() + wait
-        async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
-            while time.monotonic() < deadline:
-                await self._dispatch(lambda: self.enqueuer.describe(ref, question, expires=wait))
-                again = min(deadline, time.monotonic() + self.settings.ask_again)
-                while (left := again - time.monotonic()) > 0:
-                    await news.wait(left)
-                    answer = await self.hot.answer_to(ref, question)
-                    if answer is not None:
-                        return ThreadStat(**json.loads(answer))
-        raise StoreUnavailable("the workers", f"a question about thread {ref}", f"no answer within {wait:g} s")
-
-    async def erase(self, ref: ThreadRef, *, wait: float | None) -> str:
-        """Begin to erase all that is known of a thread up to now; returns the request's id.
-
-        It is gone from Redis when this returns; a worker, or should its message be lost the sweep, does the rest.
-        """
-        request = fresh_mark()
-        upto = await self.hot.mark_erasing(ref, request)
-        try:
-            await self._dispatch(lambda: self.enqueuer.erase(ref, request=request, upto=upto))
-        except BrokerUnavailable as error:
-            log.warning("%s", error, extra={"thread_id": str(ref)})
-        if wait is None:
-            return request
-        deadline = time.monotonic() + wait
-        async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
-            while await self.hot.receipt(ref, request) is None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise StoreUnavailable("the workers", f"erasure {request}", f"not complete within {wait:g} s")
-                await news.wait(min(left, 1.0))
-        return request
 
 
 def position(ids: bytes, message_id: str) -> int | None:

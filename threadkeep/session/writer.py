@@ -28,8 +28,9 @@ from threadkeep.model import (
     fresh_id,
     fresh_mark,
 )
+from threadkeep.session.asking import log
 from threadkeep.session.codec import codec_for
-from threadkeep.session.threads import Threads, log, position, timestamp
+from threadkeep.session.threads import Threads, position, timestamp
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Written
 from threadkeep.storage.hot_head import Head
