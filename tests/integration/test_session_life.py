@@ -164,3 +164,33 @@ def test_a_thread_id_alone_is_enough_for_every_task(settings, worker):
         app.send_task("threadkeep.purge_conflicts", args=[session.id])
         until(lambda: "'outcome': 'erased'" in started.log() and "'outcome': 'purged'" in started.log())
         assert not keep.exists(session.id)
+
+
+NASTY = [
+    "..",
+    ".",
+    "a/b",
+    "/lead/trail/",
+    "100%",
+    "%2F",
+    "{tag}",
+    "}{",
+    "a b?c#d&e=f",
+    "нить-😀-é",
+    "x" * 240,
+    "conflicts",
+    "*?[glob]",
+]
+
+
+def test_threads_of_any_name_go_cold_and_come_back_apart(keep, worker):
+    """Each name, and each namespace, is a thread of its own, in Redis and in the bucket."""
+    worker()
+    places = [(name, "messages") for name in NASTY] + [("t", name[:60]) for name in NASTY]
+    for name, namespace in places:
+        with keep.new(name, namespace=namespace) as session:
+            session.append(user(f"{namespace} / {name}"))
+    for name, namespace in places:
+        keep.flush(name, namespace=namespace, wait=20)
+    for name, namespace in places:
+        assert keep.read(name, namespace=namespace).messages == [user(f"{namespace} / {name}")]

@@ -57,6 +57,8 @@ class Heartbeat:
         while not stop.wait(self._every):
             with self._lock:
                 leases = [(writer.ref, writer.token) for writer in self._writers]
+                if not leases:  # all were dropped; the next session starts another thread
+                    return
             for ref, token in leases:
                 with suppress(ThreadkeepError):  # the next write finds out what became of the lease, and says so
                     run_now(self._hot.renew(ref, token))
