@@ -19,7 +19,7 @@ demo: $(LOCAL)  ## Run the whole of Threadkeep on this machine for a minute, and
 	$(BIN)/threadkeep demo
 
 test: $(DEV)  ## Run the tests, against servers that they start themselves
-	$(BIN)/pytest -m "not brokers"
+	$(BIN)/pytest -m "not brokers" --durations=12
 
 test-brokers: $(DEV)  ## Run the tests that need RabbitMQ, which is installed if absent (Debian, Ubuntu)
 	@sh .ci/rabbitmq
