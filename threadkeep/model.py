@@ -16,11 +16,10 @@ from threadkeep.errors import InvalidMessage, InvalidThreadId
 JsonObject = dict[str, Any]
 Kind = Literal["system", "user", "assistant", "tool"]
 FlushMode = Literal["checkpoint", "linger", "evict"]
+"""Weakest first: seal only; keep a cached copy for a while; leave Redis at once."""
 
 DEFAULT_NAMESPACE: Final = "messages"
 KINDS: Final[tuple[Kind, ...]] = ("system", "user", "assistant", "tool")
-MODES: Final[tuple[FlushMode, ...]] = ("checkpoint", "linger", "evict")
-"""Flush modes, weakest first: seal only; keep a cached copy for a while; leave Redis at once."""
 
 MAX_ENCODED_ID: Final = 240
 """Bytes of a percent-encoded thread id: with its suffix it fits a 255-byte path segment of any object store."""

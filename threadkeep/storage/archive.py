@@ -33,7 +33,6 @@ NO_CHAIN: Final = ""
 _TOMBSTONE_START: Final = b'{"$threadkeep_erased":'
 _SEAL_START: Final = b'{"$threadkeep":'
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _PLAIN_ID: Final = re.compile(rb'^\{"v":1,"id":"([^"\\]*)"', re.MULTILINE)
 
 
@@ -173,10 +172,6 @@ def is_tombstone(body: bytes) -> bool:
         return zstd.ZstdDecompressor().decompress(body, max_length=len(_TOMBSTONE_START)) == _TOMBSTONE_START
     except zstd.ZstdError:
         return False
-
-
-def is_v1(body: bytes) -> bool:
-    return body.startswith(_GZIP_MAGIC) or body[:1] == b"{"
 
 
 def record_hashes(lines: bytes) -> bytes:

@@ -210,14 +210,6 @@ class HotTier:
         found = await self.link.run("GET", self.keys(ref).answer(question))
         return found.decode() if found is not None else None
 
-    async def log_from(self, ref: ThreadRef, start: int) -> list[bytes]:
-        """The records of the log from its `start`-th on."""
-        records: list[bytes] = []
-        while page := await self.link.run("LRANGE", self.keys(ref).log, start, start + PAGE_RECORDS - 1):
-            records += page
-            start += len(page)
-        return records
-
     # --- writing, fenced by the lease -------------------------------------------------------------------------------
 
     async def append(

@@ -223,7 +223,7 @@ class HotTierContract:
         head = self.head(hot, now)
         assert (head.count, head.base_count, head.pieces, head.etag) == (5, 3, 1, "etag-1")
         assert head.dirty
-        assert [Entry.from_record(r).id for r in now(hot.log_from(REF, 0))] == ["m3", "m4"]
+        assert [Entry.from_record(r).id for r in now(hot.link.run("LRANGE", hot.keys(REF).log, 0, -1))] == ["m3", "m4"]
 
     def test_a_clean_unleased_thread_leaves_when_evicted(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         self.make(hot, now, count=3)
