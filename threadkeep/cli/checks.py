@@ -159,7 +159,7 @@ def check_catalog(stores: Stores) -> Iterator[Check]:
         yield Check("catalog", "failed", found, "Run: threadkeep db upgrade")
         return
     threads = sum(total.threads for total in totals.values())
-    yield Check("catalog", "ok", f"answers; its tables are up to date, {threads:,} threads")
+    yield Check("catalog", "ok", f"answers; its tables are up to date, threads: {threads:,}")
 
 
 def broker_policy(facts: RedisFacts) -> Check:
