@@ -41,7 +41,7 @@ def flush(
         seen = now(stores.hot.look(ref))
         match now(stores.hot.request_flush(ref, "evict", token)):
             case "enqueue":
-                _publish_flush(stores, ref, token)
+                now(threads.enqueuer.marked_flush(stores.hot, ref, "evict", token))
                 say(f"Queued a flush of {visible(str(ref))}.")
             case "coalesced":
                 say(f"A flush of {visible(str(ref))} is queued already.")
@@ -121,18 +121,6 @@ def erase(
             say(f"Queued the erasure of {visible(str(ref))}: request {request}.")
             return
         say(_receipt(now(stores.hot.receipt(ref, request)), str(ref), request))
-
-
-def _publish_flush(stores: "Stores", ref: "ThreadRef", token: str) -> None:
-    from threadkeep.cli.stores import publisher
-    from threadkeep.errors import BrokerUnavailable
-    from threadkeep.storage.link import run_now as now
-
-    try:
-        publisher(stores.settings).flush(ref, "evict", token)
-    except BrokerUnavailable:
-        now(stores.hot.withdraw(ref, "flush", token))
-        raise
 
 
 def _check_set_aside(stores: "Stores", ref: "ThreadRef", kind: Any, *, force: bool) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -19,15 +18,12 @@ from threadkeep.errors import (
 )
 from threadkeep.model import FlushMode, ThreadRef, ThreadStat, fresh_mark
 from threadkeep.storage.hot import HotTier
-from threadkeep.tasks.enqueue import Enqueuer
+from threadkeep.tasks.enqueue import Dispatch, Enqueuer
 
 log = logging.getLogger(__name__)
 
 GRACE: Final = 5.0
 """Seconds that a restored copy is kept beyond its waiter's deadline."""
-
-Dispatch = Callable[[Callable[[], None]], Awaitable[None]]
-"""Runs what blocks on the broker: at once where blocking is fine, in an executor under asyncio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +133,20 @@ class Asking:
 
     # --- asking and telling -----------------------------------------------------------------------------------------
 
-    async def request_flush(self, ref: ThreadRef, mode: FlushMode, *, delay: float = 0.0) -> bool:
+    async def request_flush(self, ref: ThreadRef, mode: FlushMode) -> bool:
         """Queue a flush unless one is queued; False, and a warning, if the broker is away: the sweep will queue it."""
-        token = fresh_mark()
-        asked = await self.hot.request_flush(ref, mode, token)
-        if asked == "enqueue":
-            return await self.publish_flush(ref, mode, token, delay=delay)
-        return asked == "coalesced"
+        try:
+            return await self.enqueuer.request_flush(self.hot, ref, mode, self._dispatch)
+        except BrokerUnavailable as error:
+            log.warning("%s", error, extra={"thread_id": str(ref)})
+            return False
 
     async def publish_flush(self, ref: ThreadRef, mode: FlushMode, token: str, *, delay: float = 0.0) -> bool:
         """Publish a flush whose marker is set; a failed one takes the marker back and warns."""
         try:
-            await self._dispatch(lambda: self.enqueuer.flush(ref, mode, token, delay=delay))
+            await self.enqueuer.marked_flush(self.hot, ref, mode, token, self._dispatch, delay=delay)
         except BrokerUnavailable as error:
             log.warning("%s", error, extra={"thread_id": str(ref)})
-            await self.hot.withdraw(ref, "flush", token)
             return False
         return True
 

@@ -1,6 +1,6 @@
 """`Threadkeep`: threads for apps without asyncio. Each call is a coroutine of `Threads`, finished at once."""
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,11 +14,7 @@ from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import SyncLink, run_now
 from threadkeep.tasks.adoption import CeleryApp
-from threadkeep.tasks.enqueue import Enqueuer
-
-
-async def _at_once(publish: Callable[[], None]) -> None:
-    publish()
+from threadkeep.tasks.enqueue import Enqueuer, at_once
 
 
 class Threadkeep:
@@ -43,7 +39,7 @@ class Threadkeep:
         self.settings = settings or Settings.load()
         self._link = SyncLink(self.settings)
         hot = HotTier(self._link, self.settings)
-        self._threads = Threads(hot, Enqueuer.publishing(celery, self.settings), self.settings, _at_once)
+        self._threads = Threads(hot, Enqueuer.publishing(celery, self.settings), self.settings, at_once)
         self._heartbeat = Heartbeat(hot, self.settings.lease_seconds / 3)
 
     def new(

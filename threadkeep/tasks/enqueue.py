@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -28,6 +28,14 @@ PUBLISH_RETRIES: dict[str, Any] = {
 }
 """One quick retry, for a connection that broke while nobody used it."""
 DEFAULT_PATIENCE: Final = 2.0
+
+Dispatch = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs what blocks on the broker: at once where blocking is fine, in an executor under asyncio."""
+
+
+async def at_once(publish: Callable[[], None]) -> None:
+    """The `Dispatch` of whoever may block."""
+    publish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +85,30 @@ class Enqueuer:
         task_id = f"purge-{fresh_mark()}"
         self._publish("threadkeep.purge_conflicts", ref, MAINTENANCE, task_id=task_id, countdown=delay)
 
-    async def request_flush(self, hot: HotTier, ref: ThreadRef, mode: FlushMode, *, delay: float = 0.0) -> bool:
-        """Queue a flush unless one is queued; True if the thread's changes are on their way, or there are none.
-
-        A marker whose message could not be published is taken back.
-        """
+    async def request_flush(self, hot: HotTier, ref: ThreadRef, mode: FlushMode, dispatch: Dispatch = at_once) -> bool:
+        """Queue a flush unless one is queued; True if one is on its way now."""
         token = fresh_mark()
         asked = await hot.request_flush(ref, mode, token)
-        if asked != "enqueue":
-            return asked in ("coalesced", "clean")
+        if asked == "enqueue":
+            await self.marked_flush(hot, ref, mode, token, dispatch)
+        return asked in ("enqueue", "coalesced")
+
+    async def marked_flush(
+        self,
+        hot: HotTier,
+        ref: ThreadRef,
+        mode: FlushMode,
+        token: str,
+        dispatch: Dispatch = at_once,
+        *,
+        delay: float = 0.0,
+    ) -> None:
+        """Queue a flush whose marker is set; a marker whose message could not be published is taken back."""
         try:
-            self.flush(ref, mode, token, delay=delay)
+            await dispatch(lambda: self.flush(ref, mode, token, delay=delay))
         except BrokerUnavailable:
             await hot.withdraw(ref, "flush", token)
             raise
-        return True
 
     def _publish(
         self, task: str, ref: ThreadRef, queue: str, more: dict[str, Any] | None = None, **options: Any
