@@ -9,8 +9,10 @@ from threadkeep.storage.cold import S3ColdStore, open_cold
 from threadkeep.storage.cold_keys import ColdKeys
 from threadkeep.storage.cold_revisions import S3RevisionStore
 from threadkeep.testing.buckets import Bucket
-from threadkeep.testing.cold import REF, ColdStoreContract, RemoteColdStoreContract, body_of, make_meta, put_over
+from threadkeep.testing.cold import ColdStoreContract
+from threadkeep.testing.cold_samples import REF, body_of, make_meta, put_over
 from threadkeep.testing.memory import MemoryColdStore
+from threadkeep.testing.remote_cold import RemoteColdStoreContract
 
 
 @pytest.fixture(scope="module", params=["seaweed", "moto"])

@@ -11,7 +11,7 @@ from threadkeep.errors import ArchiveMoved, StoreRefused, StoreUnavailable
 from threadkeep.model import fresh_mark
 from threadkeep.storage.cold import open_cold
 from threadkeep.testing.buckets import Bucket
-from threadkeep.testing.cold import REF, make_meta, put_over
+from threadkeep.testing.cold_samples import REF, make_meta, put_over
 from threadkeep.testing.wire import Answer, Delay, DropReply, FaultyProxy, Garble, Reset, Truncate
 
 BODY = bytes(range(256)) * 400

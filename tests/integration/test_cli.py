@@ -4,68 +4,18 @@ import gzip
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-import psutil
 import pytest
 
-from threadkeep import Threadkeep
-
-SECRET = "what the message says"
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-    @property
-    def lines(self):
-        return [json.loads(line) for line in self.out.splitlines()]
+from tests.integration.command import SECRET, lines, run_command
+from tests.integration.protocol import user
 
 
 @pytest.fixture
 def cli(settings):
-    """Runs a command with this test's settings; variables given override them."""
-
-    def run(*arguments, stdin=None, timeout=60, **environ):
-        env = {**clean_environment(), **settings.to_environ(), **environ}
-        command = [sys.executable, "-m", "threadkeep.cli", *map(str, arguments)]
-        data = stdin.encode() if isinstance(stdin, str) else stdin
-        ran = subprocess.run(command, env=env, input=data or b"", capture_output=True, timeout=timeout, check=False)
-        assert b"Traceback" not in ran.stderr, ran.stderr.decode()
-        return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
-
-    return run
-
-
-@pytest.fixture
-def keep(settings):
-    with Threadkeep(settings) as keep:
-        yield keep
-
-
-def clean_environment():
-    return {name: value for name, value in os.environ.items() if not name.startswith("THREADKEEP_")}
-
-
-def lines(*messages):
-    return "".join(json.dumps(message) + "\n" for message in messages)
-
-
-def user(text):
-    return {"role": "user", "content": text}
+    """Runs a command with this test's settings."""
+    return partial(run_command, settings)
 
 
 def make_cold(keep, thread_id="cold", *messages, **given):
@@ -390,108 +340,6 @@ def test_a_flush_that_nobody_does_ends_with_code_4(cli, keep):
     assert (ran.code, "safe in Redis" in ran.err) == (4, True)
 
 
-# --- processes ------------------------------------------------------------------------------------------------------
-
-
-def test_worker_runs_two_and_ends_both_when_told(cli, keep, settings):
-    process = start(settings, "worker", "-c", "1")
-    try:
-        with keep.new("t", wait_flush=30) as session:
-            session.append(user(SECRET))
-        queues = {one["subject"]: one["found"] for one in cli("doctor", "--json").json["checks"]}
-        assert "hydrate@" in queues["workers: hydrate"]
-        assert "flush@" in queues["workers: flush"]
-        family = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
-    assert process.returncode == 0, log
-    assert not alive(family)
-
-
-def test_when_one_worker_dies_the_other_is_stopped_too(settings):
-    process = start(settings, "worker", "-c", "1")
-    wait_until(lambda: len(celery_of(process.pid)) == 2)
-    family = psutil.Process(process.pid).children(recursive=True)
-    celery_of(process.pid)[0].kill()
-    _, log = process.communicate(timeout=90)
-    assert (process.returncode, "ended by itself" in log) == (1, True)
-    wait_until(lambda: not alive(family))
-
-
-def test_a_worker_of_one_queue_is_celery_itself(settings, cli):
-    process = start(settings, "worker", "--queue", "maintenance", "--name", "solo", "--", "--pool", "solo")
-    try:
-        wait_until(lambda: "solo@" in told(cli, "workers: maintenance"), seconds=60)
-        assert "celery" in " ".join(psutil.Process(process.pid).cmdline())
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-
-
-def test_a_stack_is_started_used_and_stopped_and_leaves_nothing_running():
-    with tempfile.TemporaryDirectory(prefix="threadkeep-test-") as folder:
-        Path(folder).chmod(0o711)
-        data_dir = Path(folder) / "data"
-        run = lambda *arguments, **env: subprocess.run(  # noqa: E731
-            [sys.executable, "-m", "threadkeep.cli", *arguments],
-            capture_output=True, text=True, check=False, timeout=150, env={**clean_environment(), **env},
-        )  # fmt: skip
-        up = run("up", "--detach", "--data-dir", str(data_dir))
-        try:
-            assert up.returncode == 0, up.stderr
-            assert {"valkey", "postgres", "worker-hydrate", "beat", "flower"} <= set(up.stdout.split())
-            env = json.loads(run("env", "--data-dir", str(data_dir), "--json").stdout)
-            assert not [value for value in env.values() if "@" in value and value in up.stdout]
-            exports = run("env", "--data-dir", str(data_dir)).stdout
-            assert exports.count("export THREADKEEP_") == len(env)
-            state = json.loads((data_dir / "state.json").read_text())
-            processes = [psutil.Process(state["pid"]), *psutil.Process(state["pid"]).children(recursive=True)]
-            assert len(processes) > 8
-            made = subprocess.run(
-                [sys.executable, "-m", "threadkeep.cli", "import", "-", "--id", "t", "--wait", "30"],
-                input=lines(user(SECRET)), capture_output=True, text=True, check=False, timeout=60,
-                env={**clean_environment(), **env},
-            )  # fmt: skip
-            assert made.returncode == 0, made.stderr
-            assert SECRET in run("show", "t", **env).stdout
-            again = run("up", "--detach", "--data-dir", str(data_dir))
-            assert (again.returncode, "another stack is running" in again.stderr) == (1, True)
-        finally:
-            stopped = run("down", "--data-dir", str(data_dir))
-        assert stopped.stdout == "Stopped.\n"
-        assert not alive(processes)
-        assert run("down", "--data-dir", str(data_dir)).stdout.startswith("Nothing runs")
-        assert run("env", "--data-dir", str(data_dir)).returncode == 1
-
-
-def test_the_demo_brings_everything_back_byte_for_byte():
-    command = [sys.executable, "-m", "threadkeep.cli", "demo", "--messages", "40"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150, env=clean_environment())
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "All 40 messages went to S3 and came back the same, byte for byte." in ran.stdout
-    assert max(map(len, ran.stdout.splitlines())) <= 80
-
-
-def start(settings, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "threadkeep.cli", *arguments],
-        env={**clean_environment(), **settings.to_environ()},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def told(cli, subject):
-    return next(one["found"] for one in cli("doctor", "--json").json["checks"] if one["subject"] == subject)
-
-
-def celery_of(pid):
-    children = psutil.Process(pid).children()
-    return [child for child in children if "celery" in child.cmdline()]
-
-
 def hurt(keep, thread_id, deaths):
     """As if so many flushes had taken their worker with them."""
     from threadkeep.model import ThreadRef
@@ -500,14 +348,3 @@ def hurt(keep, thread_id, deaths):
     ref = ThreadRef.of(thread_id)
     hot = keep._threads.hot
     run_now(hot.link.run("HSET", hot.keys(ref).tries, f"flush|{ref.member}", f"{deaths} task-1 0"))
-
-
-def alive(processes):
-    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
-def wait_until(true, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

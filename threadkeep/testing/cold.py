@@ -3,39 +3,22 @@
 Names of test classes are the subclass's business: this one is not collected by itself.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import pytest
 
-from threadkeep.errors import ArchiveMoved, StoreRefused, StoreUnavailable
+from threadkeep.errors import ArchiveMoved
 from threadkeep.model import (
     MAX_ENCODED_ID,
     MAX_ENCODED_NAMESPACE,
     ArchiveMeta,
     StoredObject,
     ThreadRef,
-    fresh_mark,
 )
 from threadkeep.storage.cold_keys import SUFFIX, ColdKeys
 from threadkeep.storage.ports import ColdStore
-
-Breakage = Literal["credentials", "bucket", "endpoint"]
-
-REF = ThreadRef("messages", "ticket-42")
-UNUSUAL = [
-    ThreadRef("messages", "нить-😀-é"),
-    ThreadRef("tenant/a", "b/c"),
-    ThreadRef("tenant", "a/b/c"),
-    ThreadRef(".", ".."),
-    ThreadRef("messages", "../up"),
-    ThreadRef("messages", "100%25 {sure}"),
-    ThreadRef("messages", "a?b#c%20d+e&f=g;h,i@j:k$l!m'(n)*"),
-    ThreadRef("messages", " spaces  and\u00a0such "),
-    ThreadRef("messages", "x.ndjson.zst"),
-    ThreadRef("n" * 200, "i" * 235),
-]
+from threadkeep.testing.cold_samples import REF, UNUSUAL, body_of, make_meta, put_over
 
 
 class RawObjects(Protocol):
@@ -52,24 +35,6 @@ class RawObjects(Protocol):
     def count_versions(self, prefix: str) -> int:
         """Versions and delete markers; objects, where there are no versions."""
         ...
-
-
-def make_meta(rev: int, *, attempt: str | None = None, tombstone: bool = False) -> ArchiveMeta:
-    """Metadata of some archive at this revision, by an attempt of its own."""
-    if tombstone:
-        return ArchiveMeta(rev, attempt or fresh_mark(), chain="", count=0, born=0, tombstone=True)
-    return ArchiveMeta(rev, attempt or fresh_mark(), chain="c" * 64, count=rev, born=1, raw_bytes=10 * rev)
-
-
-def put_over(store: ColdStore, ref: ThreadRef, rev: int, *, tombstone: bool = False) -> StoredObject:
-    """Put a revision over whatever is stored."""
-    there = store.head(ref)
-    meta = make_meta(rev, tombstone=tombstone)
-    return store.put(ref, body_of(meta), meta=meta, based_on=there.etag if there else None)
-
-
-def body_of(meta: ArchiveMeta) -> bytes:
-    return f"{meta.rev} by {meta.attempt}".encode()
 
 
 class ColdStoreContract:
@@ -398,42 +363,6 @@ class ColdStoreContract:
         store.close()
         store.close()
         assert _rev(store.head(REF)) == 1
-
-
-class RemoteColdStoreContract(ColdStoreContract):
-    """What a store over a network promises on top.
-
-    A subclass provides the fixture `broken`: a function from a `Breakage` to a store that has it.
-    """
-
-    def test_an_absent_bucket_is_refused(self, broken: Callable[[Breakage], ColdStore]) -> None:
-        self.check_refusal(broken("bucket"))
-
-    def check_refusal(self, store: ColdStore) -> None:
-        """A store that is set up wrongly says what to look at, and is not tried again."""
-        for attempt in (lambda: store.head(REF), lambda: store.get(REF), lambda: list(store.scan())):
-            with pytest.raises(StoreRefused, match="THREADKEEP_S3_") as refusal:
-                attempt()
-            assert not refusal.value.retryable
-        facts = store.probe()
-        assert (facts.reachable, facts.bucket, facts.writable) == (True, False, None)
-        assert "THREADKEEP_S3_" in facts.problem
-
-    def test_a_store_that_does_not_answer_is_unavailable(self, broken: Callable[[Breakage], ColdStore]) -> None:
-        store = broken("endpoint")
-        for attempt in (
-            lambda: store.head(REF),
-            lambda: store.get(REF),
-            lambda: store.put(REF, b"x", meta=make_meta(1), based_on=None),
-            lambda: list(store.scan()),
-            lambda: store.purge_history(REF, keep="0" * 32),
-        ):
-            with pytest.raises(StoreUnavailable) as failure:
-                attempt()
-            assert failure.value.retryable
-        facts = store.probe()
-        assert (facts.reachable, facts.bucket) == (False, None)
-        assert facts.problem
 
 
 def _meta(stored: StoredObject | None) -> ArchiveMeta | None:
