@@ -77,6 +77,50 @@ class FormatMismatch(ThreadkeepError):
         )
 
 
+class UnknownCodec(ThreadkeepError, ValueError):
+    """No codec has that name."""
+
+    def __init__(self, name: str, known: str) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        return f"no codec is called {self.name!r}; there are {self.known}. Nothing was read or written."
+
+
+class SdkMissing(ThreadkeepError, ImportError):
+    """Native objects were asked for, and the framework that makes them is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.package, self.extra = package, extra
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed; pip install 'threadkeep[{self.extra}]'. The thread is untouched."
+
+
+class EmptyReply(ThreadkeepError):
+    """A model answered with nothing that could be kept, as when its provider blocks an answer."""
+
+    def __init__(self, stop: str) -> None:
+        super().__init__(stop)
+        self.stop = stop
+
+    def __str__(self) -> str:
+        return f"the model gave no message (it stopped for {self.stop or 'no stated reason'}); nothing was written."
+
+
+class SystemPromptMissing(ThreadkeepError, ValueError):
+    """A system prompt was given, and it is blank."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__(shown)
+        self.shown = shown
+
+    def __str__(self) -> str:
+        return f"the system prompt is {self.shown}: leave it out, or give it some text. Nothing was written."
+
+
 class SettingsError(ThreadkeepError, ValueError):
     """A setting is missing, malformed or contradicts another."""
 

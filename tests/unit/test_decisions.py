@@ -6,7 +6,8 @@ import pytest
 
 from threadkeep.config import Settings
 from threadkeep.model import ArchiveMeta, StoredObject
-from threadkeep.session.codec import codec_for
+from threadkeep.session.codecs import codec_for
+from threadkeep.session.codecs.base import Part
 from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import SealedFlush
 from threadkeep.storage.hot_head import Head
@@ -92,7 +93,7 @@ def test_a_lost_race_is_decided_by_what_is_there(there, belongs, never, decision
     ],
 )
 def test_the_plain_codec_knows_who_speaks(message, kind):
-    assert codec_for("plain").encode(message) == [(kind, message)]
+    assert codec_for("plain").encode(message, "m") == [Part(kind, message)]
 
 
 def test_pieces_hold_all_and_at_most_a_mebibyte():

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import Entry, JsonObject, fresh_id
-from threadkeep.session.codec import codec_for
+from threadkeep.session.codecs import codec_for
 from threadkeep.storage.archive import is_archive
 from threadkeep.storage.snapshot_v1 import V1_CODEC, read_v1
 
@@ -134,8 +134,9 @@ def _values(body: bytes, where: str) -> Iterator[tuple[int, Any]]:
 def _entry(value: Any, where: str) -> Entry:
     """An entry as it was exported, or one made around a plain message."""
     if not isinstance(value, dict) or not {"v", "id", "kind", "body"} <= value.keys():
-        ((kind, message), *_) = codec_for("plain").encode(value)
-        return Entry(fresh_id(), kind, message)
+        message_id = fresh_id()
+        (part,) = codec_for("plain").encode(value, message_id)
+        return Entry(message_id, part.kind, part.body)
     if value["v"] != 1:
         raise FileRefused(where, f"its version {value['v']!r} is not the 1 that this version reads")
     entry = Entry(value["id"], value["kind"], value["body"], value.get("fmt", "plain"), value.get("meta") or {})

@@ -29,7 +29,7 @@ from threadkeep.model import (
     fresh_mark,
 )
 from threadkeep.session.asking import log
-from threadkeep.session.codec import codec_for
+from threadkeep.session.codecs import codec_for
 from threadkeep.session.threads import Threads, position, timestamp
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Written
@@ -155,9 +155,9 @@ class Writer:
                 entries.append(message)
                 continue
             message_id = ids[index] if ids is not None else fresh_id()
-            for part, (kind, body) in enumerate(codec.encode(message)):
-                own = message_id if part == 0 else f"{message_id}.{part}"
-                entries.append(Entry(own, kind, body, codec.name, {"ts": timestamp()}))
+            for place, part in enumerate(codec.encode(message, message_id)):
+                own = message_id if place == 0 else f"{message_id}.{place}"
+                entries.append(Entry(own, part.kind, part.body, codec.name, {"ts": timestamp(), **part.meta}))
         return entries
 
     def _check_batch(self, entries: Sequence[Entry]) -> None:
