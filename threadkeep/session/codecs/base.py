@@ -154,21 +154,15 @@ class Codec(Protocol):
         """Ids of the calls that an entry answers."""
         ...
 
-    def request(
-        self,
-        entries: Sequence[Entry],
-        *,
-        tools: Sequence[ToolDefinition] = (),
-        prepared: Prepared | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Keyword arguments for the provider's own call.
+    def request(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Keyword arguments for the provider's own call: `request(entries, *, tools=(), prepared=None, …)`.
 
         Args:
-            entries: The thread, in order; each tool result stands behind the answer that called it, in call order.
-            tools: Tools on offer; left out of the request where there are none.
-            prepared: Called for each native message last of all; not for a system prompt that travels apart.
-            options: The codec's own.
+            args: The entries (`Sequence[Entry]`), in order; each tool result stands behind the answer that called it,
+                in call order.
+            kwargs: `tools` (`Sequence[ToolDefinition]`; left out of the request where there are none), `prepared`
+                (`Prepared`, called for each native message last of all, not for a system prompt that travels apart),
+                and the codec's own options, each by its name; one that it does not know is a `TypeError`.
         """
         ...
 
