@@ -2,13 +2,14 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-brokers check scale clean
+.PHONY: help demo test test-core test-brokers check scale clean
 
 # The newest that is installed, unless one is named: make test PYTHON=python3.12
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+CORE := .venv-core/.installed
 LOCAL := .venv/.installed-local
 DEV := .venv/.installed-dev
 
@@ -18,8 +19,12 @@ help:  ## List the targets
 demo: $(LOCAL)  ## Run the whole of Threadkeep on this machine for a minute, and watch a thread move
 	$(BIN)/threadkeep demo
 
-test: $(DEV)  ## Run the tests, against servers that they start themselves
-	$(BIN)/pytest -m "not brokers" --durations=12
+test: $(DEV)  ## Run the tests, against servers that they start themselves; then test-core
+	$(BIN)/pytest -m "not brokers" --ignore tests/core --durations=12
+	@$(MAKE) --no-print-directory test-core
+
+test-core: $(CORE)  ## Show that Threadkeep works with no provider's SDK installed
+	.venv-core/bin/python -m pytest tests/core
 
 test-brokers: $(DEV)  ## Run the tests that need RabbitMQ, which is installed if absent (Debian, Ubuntu)
 	@sh .ci/rabbitmq
@@ -35,7 +40,7 @@ scale: $(DEV)  ## Drain one queue of flushes with one worker process, then with 
 	PYTHONPATH=. $(BIN)/python benchmarks/scaling.py
 
 clean:  ## Remove the virtualenv, caches and builds; data of `threadkeep up` stays
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-core build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(LOCAL): pyproject.toml constraints.txt | $(BIN)/python
@@ -46,6 +51,12 @@ $(LOCAL): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Threadkeep with its development tools into .venv ..."
 	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(CORE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Threadkeep without any provider's SDK into .venv-core ..."
+	@$(BIN)/python -m venv --clear .venv-core
+	@.venv-core/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -e ".[local]" pytest pytest-timeout
 	@touch $@
 
 $(BIN)/python:

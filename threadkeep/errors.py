@@ -163,6 +163,8 @@ class ThreadExists(ThreadkeepError):
 class ThreadBusy(ThreadkeepError):
     """Another session holds the thread's lease."""
 
+    retryable = True
+
     def __init__(self, thread: str, seconds: float) -> None:
         super().__init__(thread, seconds)
         self.thread, self.seconds = thread, seconds

@@ -5,11 +5,10 @@ import time
 from threadkeep.cli.files import ParsedFile
 from threadkeep.cli.stores import address, threads_of
 from threadkeep.errors import StoreUnavailable, ThreadErased, ThreadExists
-from threadkeep.model import ThreadRef, checked_record, fresh_id, fresh_mark
+from threadkeep.model import ThreadRef, fresh_id, fresh_mark
 from threadkeep.session.threads import Identity, Threads
 from threadkeep.storage.hot import Created, Parts
 from threadkeep.storage.link import run_now as now
-from threadkeep.storage.parts import hashes_of, plain_parts
 from threadkeep.tasks.stores import Stores
 
 
@@ -40,9 +39,7 @@ def create_thread(
     own = parsed.namespace if thread_id is None else None
     chosen = thread_id or parsed.thread_id
     ref = address(settings, chosen or fresh_id(), namespace or own)
-    records = [checked_record(entry, max_bytes=settings.max_message_bytes) for entry in parsed.entries]
-    identity = Identity(parsed.codec, parsed.state, labels)
-    parts = plain_parts(records, hashes_of(parsed.entries), identity.fields(settings))
+    parts = Identity(parsed.codec, parsed.state, labels, first=parsed.entries).parts(settings)
     made = _create(stores, threads, ref, parts, chosen=chosen is not None)
     if wait is not None and made.head is not None:
         now(threads.wait_archived(ref, made.head.rev, "linger", wait))

@@ -9,7 +9,7 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.model import Entry, JsonObject, fresh_id
 from threadkeep.session.codecs import codec_for
 from threadkeep.storage.archive import is_archive
-from threadkeep.storage.snapshot_v1 import V1_CODEC, read_v1
+from threadkeep.storage.snapshot_v1 import read_v1
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -57,7 +57,7 @@ def parse(body: bytes, *, where: str, max_bytes: int) -> ParsedFile:
         return _archive(body, where, max_bytes)
     if body.startswith(_GZIP_MAGIC) or _is_snapshot(body):
         snapshot = read_v1(body, thread="", where=where, max_bytes=max_bytes)
-        return ParsedFile("a version 1 snapshot", snapshot.entries, codec=V1_CODEC, state=snapshot.state)
+        return ParsedFile("a version 1 snapshot", snapshot.entries, codec=snapshot.codec, state=snapshot.state)
     return _lines(body, where)
 
 

@@ -11,7 +11,7 @@ from threadkeep.storage.archive import NO_CHAIN, is_tombstone, read_frames, seal
 from threadkeep.storage.hot import Contents
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import records_of
-from threadkeep.storage.snapshot_v1 import V1_CODEC, read_v1
+from threadkeep.storage.snapshot_v1 import read_v1
 from threadkeep.tasks.stores import Stores
 
 
@@ -101,7 +101,7 @@ def _from_v1(stores: Stores, ref: ThreadRef) -> Found:
     key, body = found
     snapshot = read_v1(body, thread=str(ref), where=key, max_bytes=stores.settings.max_thread_bytes)
     records = [entry.to_record() for entry in snapshot.entries]
-    seal = Seal(ref.namespace, ref.thread_id, 0, fresh_mark(), 0, 0, snapshot.state, NO_CHAIN, codec=V1_CODEC)
+    seal = Seal(ref.namespace, ref.thread_id, 0, fresh_mark(), 0, 0, snapshot.state, NO_CHAIN, codec=snapshot.codec)
     tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN)
     return Found(ref, "s3", tail.body, tail.seal, records, dirty=False)
 

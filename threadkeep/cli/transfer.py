@@ -117,7 +117,7 @@ def _encode(found: "Found", form: Format, *, gzipped: bool) -> bytes:
         case Format.ARCHIVE:
             return found.archive
         case Format.V1:
-            return write_v1(found.entries, found.state, compress=gzipped)
+            return write_v1(found.entries, found.state, codec=found.seal.codec, compress=gzipped)
 
 
 def _read(file: str) -> tuple[str, bytes]:

@@ -9,8 +9,11 @@ from typing import Any, Self
 from threadkeep.config import Settings
 from threadkeep.model import JsonObject, ThreadRef, ThreadStat, fresh_mark
 from threadkeep.session.async_session import AsyncSession
+from threadkeep.session.conversation import OnDangling
 from threadkeep.session.heartbeat import AsyncHeartbeat
-from threadkeep.session.threads import Identity, Threads, ThreadView, new_ref
+from threadkeep.session.loop.calling import AsyncCalling
+from threadkeep.session.making import copying_with, new_identity
+from threadkeep.session.threads import Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.link import AsyncLink
@@ -64,17 +67,19 @@ class AsyncThreadkeep:
         *,
         namespace: str | None = None,
         codec: str = "plain",
+        system: Any = None,
         state: JsonObject | None = None,
         labels: Mapping[str, str] | None = None,
         overwrite: bool = False,
         wait_flush: float | None = None,
+        on_dangling: OnDangling = "answer",
     ) -> Opening:
         """See `Threadkeep.new`."""
         ref, chosen = new_ref(id, namespace or self.settings.namespace)
         token = fresh_mark()
-        identity = Identity(codec, state, labels or {})
+        identity = new_identity(codec, system, state, labels)
         opening = self._threads.new(ref, token, identity, chosen=chosen, overwrite=overwrite)
-        return Opening(self._session(ref, token, opening, wait_flush))
+        return Opening(self._session(ref, token, opening, wait_flush, on_dangling))
 
     def open(
         self,
@@ -82,13 +87,17 @@ class AsyncThreadkeep:
         *,
         namespace: str | None = None,
         create: bool = False,
+        codec: str | None = None,
+        system: Any = None,
         wait: float = 0.0,
         wait_flush: float | None = None,
+        on_dangling: OnDangling = "answer",
     ) -> Opening:
         """See `Threadkeep.open`."""
         ref, token = self._ref(id, namespace), fresh_mark()
-        opening = self._threads.open(ref, token, create=Identity() if create else None, wait=wait)
-        return Opening(self._session(ref, token, opening, wait_flush))
+        identity = new_identity(codec or "plain", system, None, None)
+        opening = self._threads.open(ref, token, create=identity if create else None, wait=wait, codec=codec)
+        return Opening(self._session(ref, token, opening, wait_flush, on_dangling, system))
 
     def fork(
         self,
@@ -97,14 +106,18 @@ class AsyncThreadkeep:
         id: str | None = None,  # noqa: A002
         namespace: str | None = None,
         before: str | None = None,
+        codec: str | None = None,
+        hooks: Any = None,
         wait_flush: float | None = None,
+        on_dangling: OnDangling = "answer",
     ) -> Opening:
         """See `Threadkeep.fork`."""
         origin = self._ref(source, namespace)
         ref, chosen = new_ref(id, origin.namespace)
         token = fresh_mark()
-        opening = self._threads.fork(origin, ref, token, chosen=chosen, before=before)
-        return Opening(self._session(ref, token, opening, wait_flush))
+        copying = copying_with(before, codec, hooks, AsyncCalling())
+        opening = self._threads.fork(origin, ref, token, chosen=chosen, copying=copying)
+        return Opening(self._session(ref, token, opening, wait_flush, on_dangling))
 
     async def read(self, id: str, *, namespace: str | None = None) -> ThreadView:  # noqa: A002
         """See `Threadkeep.read`."""
@@ -148,10 +161,23 @@ class AsyncThreadkeep:
         await self.close()
 
     async def _session(
-        self, ref: ThreadRef, token: str, opening: Coroutine[Any, Any, Any], wait_flush: float | None
+        self,
+        ref: ThreadRef,
+        token: str,
+        opening: Coroutine[Any, Any, Any],
+        wait_flush: float | None,
+        on_dangling: OnDangling,
+        system: Any = None,
     ) -> AsyncSession:
         head = await self._threads.leased(ref, token, opening)
-        return AsyncSession(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush)
+        session = AsyncSession(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush, on_dangling)
+        if system is not None:
+            try:
+                await session.system(system)
+            except BaseException as error:
+                await session.__aexit__(type(error), error, error.__traceback__)
+                raise
+        return session
 
     async def _publish(self, publish: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._publishers, publish)

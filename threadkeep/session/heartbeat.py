@@ -3,9 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet
 from weakref import ref as weakly
 
@@ -13,8 +11,6 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.link import run_now
-
-T = TypeVar("T")
 
 
 class Heartbeat:
@@ -90,19 +86,3 @@ class AsyncHeartbeat:
             del writer
             with suppress(ThreadkeepError):
                 await self._hot.renew(thread, token)
-
-
-async def shielded(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Finish `work` even if the caller is cancelled meanwhile; its result, and the cancellation to raise afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-        except Exception:  # noqa: BLE001, S110  raised again by task.result() below
-            pass
-    return task.result(), cancelled

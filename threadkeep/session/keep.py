@@ -6,9 +6,12 @@ from typing import Any, Self
 
 from threadkeep.config import Settings
 from threadkeep.model import JsonObject, ThreadRef, ThreadStat, fresh_mark
+from threadkeep.session.conversation import OnDangling
 from threadkeep.session.heartbeat import Heartbeat
+from threadkeep.session.loop.calling import SyncCalling
+from threadkeep.session.making import copying_with, new_identity
 from threadkeep.session.session import Session
-from threadkeep.session.threads import Identity, Threads, ThreadView, new_ref
+from threadkeep.session.threads import Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_head import Head
@@ -48,30 +51,37 @@ class Threadkeep:
         *,
         namespace: str | None = None,
         codec: str = "plain",
+        system: Any = None,
         state: JsonObject | None = None,
         labels: Mapping[str, str] | None = None,
         overwrite: bool = False,
         wait_flush: float | None = None,
+        on_dangling: OnDangling = "answer",
     ) -> Session:
         """Make a thread and open it.
 
         Args:
             id: Its id; a random one if not given, for which nothing needs to be looked up.
             namespace: Its namespace; the settings' if not given.
-            codec: How its messages are kept; remembered with it.
+            codec: How its messages are kept, a provider's name or `plain`; remembered with it.
+            system: The system prompt, its first message; none if not given.
             state: Its first state.
             labels: Its first labels.
             overwrite: Replace a thread of that id; the archive's object is overwritten by the next flush.
             wait_flush: Seconds to wait, on leaving, until the archive holds everything.
+            on_dangling: What becomes of tool calls that nobody answered: an error result for each (`answer`), the
+                model's message is removed if nothing follows it (`drop`), or nothing (`keep`).
 
         Raises:
             ThreadExists: a thread of that id is hot or archived.
+            UnknownCodec: no codec has that name.
+            SystemPromptMissing: the system prompt is blank.
         """
         ref, chosen = new_ref(id, namespace or self.settings.namespace)
         token = fresh_mark()
-        identity = Identity(codec, state, labels or {})
+        identity = new_identity(codec, system, state, labels)
         opening = self._threads.new(ref, token, identity, chosen=chosen, overwrite=overwrite)
-        return self._session(ref, token, opening, wait_flush)
+        return self._session(ref, token, opening, wait_flush, on_dangling)
 
     def open(
         self,
@@ -79,8 +89,11 @@ class Threadkeep:
         *,
         namespace: str | None = None,
         create: bool = False,
+        codec: str | None = None,
+        system: Any = None,
         wait: float = 0.0,
         wait_flush: float | None = None,
+        on_dangling: OnDangling = "answer",
     ) -> Session:
         """Open a thread to continue it, waiting for its hydrate if it is cold.
 
@@ -88,16 +101,30 @@ class Threadkeep:
             id: Its id.
             namespace: Its namespace; the settings' if not given.
             create: Make it if it does not exist.
+            codec: The codec to make it with, `plain` if not given; a thread that exists must have it.
+            system: The system prompt from now on; a thread that exists keeps its own if not given.
             wait: Seconds to queue for it while another session holds its lease.
             wait_flush: Seconds to wait, on leaving, until the archive holds everything.
+            on_dangling: See `new`.
 
         Raises:
             ThreadNotFound: there is no such thread.
             ThreadBusy: another session holds its lease.
+            FormatMismatch: it is kept by another codec; nothing was changed.
+            UnknownCodec: no codec has that name.
+            SystemPromptMissing: the system prompt is blank.
         """
         ref, token = self._ref(id, namespace), fresh_mark()
-        opening = self._threads.open(ref, token, create=Identity() if create else None, wait=wait)
-        return self._session(ref, token, opening, wait_flush)
+        identity = new_identity(codec or "plain", system, None, None)
+        opening = self._threads.open(ref, token, create=identity if create else None, wait=wait, codec=codec)
+        session = self._session(ref, token, opening, wait_flush, on_dangling)
+        if system is not None:
+            try:
+                session.system(system)
+            except BaseException as error:
+                session.__exit__(type(error), error, error.__traceback__)
+                raise
+        return session
 
     def fork(
         self,
@@ -106,7 +133,10 @@ class Threadkeep:
         id: str | None = None,  # noqa: A002
         namespace: str | None = None,
         before: str | None = None,
+        codec: str | None = None,
+        hooks: Any = None,
         wait_flush: float | None = None,
+        on_dangling: OnDangling = "answer",
     ) -> Session:
         """Copy a thread and open the copy; the source needs no lease and stays as it is.
 
@@ -115,18 +145,23 @@ class Threadkeep:
             id: The copy's id; a random one if not given.
             namespace: The namespace of both; the settings' if not given.
             before: Copy only what stands before the message with this id.
+            codec: The copy's codec, the source's if not given; the hooks then make its entries.
+            hooks: `on_fork_prepare` and `on_fork_transform` are called for what is copied, before anything is written.
             wait_flush: Seconds to wait, on leaving, until the archive holds everything.
+            on_dangling: See `new`.
 
         Raises:
             ThreadNotFound: there is no such source.
             MessageNotFound: the source holds no such message.
             ThreadExists: the chosen id is taken.
+            FormatMismatch: an entry is not of the copy's codec; nothing was written.
         """
         origin = self._ref(source, namespace)
         ref, chosen = new_ref(id, origin.namespace)
         token = fresh_mark()
-        opening = self._threads.fork(origin, ref, token, chosen=chosen, before=before)
-        return self._session(ref, token, opening, wait_flush)
+        copying = copying_with(before, codec, hooks, SyncCalling())
+        opening = self._threads.fork(origin, ref, token, chosen=chosen, copying=copying)
+        return self._session(ref, token, opening, wait_flush, on_dangling)
 
     def read(self, id: str, *, namespace: str | None = None) -> ThreadView:  # noqa: A002
         """A thread as it is now, without a lease: one being written can be looked at. Brings it back if cold."""
@@ -184,10 +219,15 @@ class Threadkeep:
         self.close()
 
     def _session(
-        self, ref: ThreadRef, token: str, opening: Coroutine[Any, Any, Head], wait_flush: float | None
+        self,
+        ref: ThreadRef,
+        token: str,
+        opening: Coroutine[Any, Any, Head],
+        wait_flush: float | None,
+        on_dangling: OnDangling,
     ) -> Session:
         head = run_now(self._threads.leased(ref, token, opening))
-        return Session(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush)
+        return Session(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush, on_dangling)
 
     def _ref(self, id: str, namespace: str | None) -> ThreadRef:  # noqa: A002
         return ThreadRef.of(id, namespace or self.settings.namespace)

@@ -1,7 +1,7 @@
 """Finding, making, forking and reading threads: what `Threadkeep` and `AsyncThreadkeep` both stand on."""
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,6 +9,8 @@ from typing import Any
 
 from threadkeep.config import Settings
 from threadkeep.errors import (
+    FormatMismatch,
+    InvalidMessage,
     MessageNotFound,
     StoreUnavailable,
     ThreadBusy,
@@ -22,25 +24,37 @@ from threadkeep.model import (
     JsonObject,
     ThreadRef,
     checked_labels,
+    checked_record,
     checked_state,
     fresh_id,
     fresh_mark,
 )
 from threadkeep.session.asking import Asking
+from threadkeep.session.codecs import codec_for
+from threadkeep.session.codecs.plain import PlainCodec
+from threadkeep.session.loop.answers import Repair, repairs_in
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import Head, identity_fields
-from threadkeep.storage.parts import entries_of, first_parts, plain_parts, whole_parts
+from threadkeep.storage.parts import entries_of, first_parts, hashes_of, plain_parts, whole_parts
+
+Reshape = Callable[[list[Entry]], Awaitable[list[Entry]]]
+"""What a fork does to the entries that it copies, before anything is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a new thread is, besides its address and its messages."""
+    """What a new thread is, besides its address: how it is kept, and what it begins with."""
 
     codec: str = "plain"
     state: JsonObject | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     forked_from: str | None = None
+    first: Sequence[Entry] = ()
+
+    def parts(self, settings: Settings) -> Parts:
+        """All of a new thread, checked; created in one step, so that no retry can lose a part of it."""
+        return new_parts(self.first, self.codec, self.fields(settings), settings)
 
     def fields(self, settings: Settings) -> list[Any]:
         """Pairs for the head, checked."""
@@ -64,8 +78,13 @@ class ThreadView:
 
     @property
     def messages(self) -> list[Any]:
-        """The bodies, oldest first."""
-        return [entry.body for entry in self.entries]
+        """The messages as their provider, or its framework, has them, oldest first."""
+        return codec_for(self.codec).native(self.entries)
+
+    @property
+    def repairs(self) -> list[Repair]:
+        """Unanswered tool calls that sessions answered so that the thread stays valid, oldest first."""
+        return repairs_in(self.entries)
 
 
 class Threads(Asking):
@@ -73,7 +92,9 @@ class Threads(Asking):
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    async def open(self, ref: ThreadRef, token: str, *, create: Identity | None, wait: float) -> Head:
+    async def open(
+        self, ref: ThreadRef, token: str, *, create: Identity | None, wait: float, codec: str | None = None
+    ) -> Head:
         """Take the lease of a thread, bringing it back first if it is cold.
 
         Args:
@@ -81,7 +102,15 @@ class Threads(Asking):
             token: The lease's.
             create: What to make if there is no such thread; None raises `ThreadNotFound`.
             wait: Seconds to queue for a lease that another session holds.
+            codec: What it must be kept by; None takes any.
         """
+        head = await self._opened(ref, token, create, wait)
+        if codec is not None and head.codec != codec:
+            await self.abandon(ref, token)
+            raise FormatMismatch(str(ref), head.codec, codec)
+        return head
+
+    async def _opened(self, ref: ThreadRef, token: str, create: Identity | None, wait: float) -> Head:
         lease_deadline = time.monotonic() + wait
         deadline = time.monotonic() + self.settings.hydrate_wait + wait
         while True:
@@ -135,7 +164,7 @@ class Threads(Asking):
             if head is not None:
                 return head
 
-    async def fork(self, source: ThreadRef, target: ThreadRef, token: str, *, chosen: bool, before: str | None) -> Head:
+    async def fork(self, source: ThreadRef, target: ThreadRef, token: str, *, chosen: bool, copying: "Copying") -> Head:
         """Copy a thread, or its messages before one of them, to a new address; the source stays as it is."""
         deadline = time.monotonic() + self.settings.hydrate_wait
         while True:
@@ -144,7 +173,7 @@ class Threads(Asking):
             contents = await self.hot.read(source, with_ids=True)
             if contents is None:
                 continue
-            parts = self._copied(source, contents, before)
+            parts = await self._copied(source, contents, copying)
             ticket = ""
             if chosen:
                 brought = await self.bring(target, deadline - time.monotonic())
@@ -161,19 +190,35 @@ class Threads(Asking):
             if time.monotonic() >= deadline:
                 raise StoreUnavailable("Redis", f"a fork of thread {source}", "the copy kept being refused")
 
-    def _copied(self, source: ThreadRef, contents: Contents, before: str | None) -> Parts:
-        head = contents.head
-        fields = Identity(head.codec, head.state, head.labels, source.member).fields(self.settings)
+    async def _copied(self, source: ThreadRef, contents: Contents, copying: "Copying") -> Parts:
+        head, limit = contents.head, self.settings.max_thread_bytes
+        codec = copying.codec or head.codec
+        fields = Identity(codec, head.state, head.labels, source.member).fields(self.settings)
+        keep = self._kept(source, contents, copying.before)
+        if copying.reshape is None and codec == head.codec:
+            if keep == head.count:
+                return whole_parts(contents, fields)
+            return first_parts(contents, keep, max_bytes=limit, fields=fields)
+        entries = entries_of(contents, source, max_bytes=limit)[:keep]
+        if copying.reshape is not None:
+            entries = await copying.reshape(entries)
+        return new_parts(entries, codec, fields, self.settings)
+
+    def _kept(self, source: ThreadRef, contents: Contents, before: str | None) -> int:
+        """How many entries stand before a message, without those that would be invalid at the end."""
         if before is None:
-            return whole_parts(contents, fields)
-        keep = position(contents.ids, before)
-        if keep is None:
+            return contents.head.count
+        at = position(contents.ids, before)
+        if at is None:
             raise MessageNotFound(str(source), before)
-        return first_parts(contents, keep, max_bytes=self.settings.max_thread_bytes, fields=fields)
+        codec = codec_for(contents.head.codec)
+        if isinstance(codec, PlainCodec):
+            return at
+        return codec.cut(entries_of(contents, source, max_bytes=self.settings.max_thread_bytes), at)
 
     async def _create(self, ref: ThreadRef, token: str, identity: Identity, ticket: str) -> Head | None:
-        """Make an empty thread; None if somebody else was faster or the ticket is gone."""
-        parts = plain_parts([], b"", identity.fields(self.settings))
+        """Make a thread; None if somebody else was faster or the ticket is gone."""
+        parts = identity.parts(self.settings)
         made = await self.hot.create(ref, token, parts, ticket=ticket, gen=fresh_mark())
         if made.status == "erasing":
             raise ThreadErased(str(ref))
@@ -181,7 +226,7 @@ class Threads(Asking):
 
     async def _overwrite(self, ref: ThreadRef, token: str, identity: Identity) -> Head | None:
         """Start a thread that is here anew; None if it left meanwhile."""
-        parts, gen = plain_parts([], b"", identity.fields(self.settings)), fresh_mark()
+        parts, gen = identity.parts(self.settings), fresh_mark()
         while True:
             got = await self.hot.acquire(ref, token)
             if got.status == "busy":
@@ -222,6 +267,38 @@ class Threads(Asking):
                 return ThreadView(ref.thread_id, ref.namespace, entries, head.state, head.labels, head.codec, head.rev)
             if (await self.bring(ref, deadline - time.monotonic())).status == "absent":
                 raise ThreadNotFound(str(ref))
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """What of a thread a fork takes, and what it makes of it."""
+
+    before: str | None = None
+    codec: str | None = None
+    reshape: Reshape | None = None
+
+
+def new_parts(entries: Sequence[Entry], codec: str, fields: Sequence[Any], settings: Settings) -> Parts:
+    """A new thread of these entries.
+
+    Raises:
+        InvalidMessage: an entry that cannot be kept, or an id that stands twice.
+        FormatMismatch: an entry of another codec.
+    """
+    records = [checked_record(entry, max_bytes=settings.max_message_bytes) for entry in entries]
+    check_batch(entries, codec, "to be made")
+    return plain_parts(records, hashes_of(entries), fields)
+
+
+def check_batch(entries: Sequence[Entry], codec: str, thread: str) -> None:
+    """Refuse ids that stand twice, and entries of another codec."""
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.id in seen:
+            raise InvalidMessage("ids", ascii(entry.id)[:80], "stands twice; give each message its own id")
+        seen.add(entry.id)
+        if entry.fmt != codec:
+            raise FormatMismatch(thread, codec, str(entry.fmt))
 
 
 def position(ids: bytes, message_id: str) -> int | None:

@@ -1,12 +1,10 @@
 """What one open session does to its thread: every write fenced by the lease, every id once."""
 
 from collections.abc import Awaitable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
 from threadkeep.errors import (
-    FormatMismatch,
     HotTierLost,
     InvalidMessage,
     LeaseLost,
@@ -30,7 +28,9 @@ from threadkeep.model import (
 )
 from threadkeep.session.asking import log
 from threadkeep.session.codecs import codec_for
-from threadkeep.session.threads import Threads, position, timestamp
+from threadkeep.session.codecs.base import Part
+from threadkeep.session.loop.state import State
+from threadkeep.session.threads import Threads, check_batch, position, timestamp
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Written
 from threadkeep.storage.hot_head import Head
@@ -48,6 +48,15 @@ class Leaving:
     error: ThreadkeepError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Archiving:
+    """What became of a flush that was asked for while the session goes on."""
+
+    enqueued: bool = False
+    archived: bool = False
+    error: ThreadkeepError | None = None
+
+
 class Writer:
     """The state of one open session; coroutines over the same link as its `Threads`.
 
@@ -58,14 +67,14 @@ class Writer:
     def __init__(self, threads: Threads, ref: ThreadRef, token: str, head: Head) -> None:
         self.ref = ref
         self.token = token
-        self.state: JsonObject = deepcopy(head.state) if head.state is not None else {}
+        self.state = State(head.state)
         self.labels: dict[str, str] = dict(head.labels)
-        self.codec = head.codec
+        self.codec = codec_for(head.codec)
         self.closed = False
         self._threads = threads
         self._hot = threads.hot
         self._settings = threads.settings
-        self._saved = dump_json(self.state)
+        self._saved = dump_json(self.state.to_json())
         self._lost = False
         self._unsure = False
         self._records: list[bytes] | None = None
@@ -81,10 +90,28 @@ class Writer:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
+    @property
+    def has_read(self) -> bool:
+        """Whether the messages are at hand, without asking Redis."""
+        return self._records is not None
+
     async def entries(self) -> list[Entry]:
         """All messages, as objects of the caller's own."""
         await self._ready()
         return [Entry.from_record(record) for record in await self._all_records()]
+
+    async def last_exchange(self) -> list[Entry]:
+        """The model's last answer and all that follows it; what stands before is not parsed."""
+        await self._ready()
+        found: list[Entry] = []
+        answered = False
+        for record in reversed(await self._all_records()):
+            entry = Entry.from_record(record)
+            if answered and entry.kind != "assistant":
+                break
+            answered = answered or entry.kind == "assistant"
+            found.append(entry)
+        return found[::-1]
 
     async def _all_records(self) -> list[bytes]:
         if self._records is None:
@@ -117,37 +144,65 @@ class Writer:
 
     # --- appending --------------------------------------------------------------------------------------------------
 
-    async def append(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
-        """Append messages, all or none; those whose id and content are there already are skipped."""
-        entries, records = self._checked(messages, ids)
+    async def append(self, entries: Sequence[Entry], *, fresh: bool = False, with_state: bool = False) -> None:
+        """Append entries, all or none; those whose id and content are there already are skipped.
+
+        Args:
+            entries: What `encode` made.
+            fresh: Their ids were made here, so none of them can be there.
+            with_state: Save the state in the same step.
+        """
+        records = self._records_of(entries)
         self._check_size(records)
-        all_ids = [entry.id for entry in entries]
+        fields, text = self._state_fields() if with_state else ([], None)
         await self._ready()
-        made_here = ids is None and not any(isinstance(message, Entry) for message in messages)
         for _ in range(ATTEMPTS):
-            if not made_here:
+            if not fresh:
                 entries, records = await self._without_known(entries, records)
             if not entries:
-                return all_ids
-            adding = self._hot.append(self.ref, self.token, records, hashes_of(entries), checked=self.count)
+                break
+            hashes = hashes_of(entries)
+            adding = self._hot.append(self.ref, self.token, records, hashes, checked=self.count, fields=fields)
             written = await self._sent(adding)
             if await self._accepted(written):
                 self._remember(entries, records)
-                return all_ids
+                self._saved = text or self._saved
+                return
             if written.status == "known":  # by a first try of this very call, whose reply was lost
-                made_here = False
+                fresh = False
                 await self._look_again()
-        raise StoreUnavailable("Redis", f"an append to thread {self.ref}", "the thread kept changing")
+        else:
+            raise StoreUnavailable("Redis", f"an append to thread {self.ref}", "the thread kept changing")
+        if with_state:
+            await self.save_state()
 
-    def _checked(self, messages: Sequence[Any], ids: Sequence[str] | None) -> tuple[list[Entry], list[bytes]]:
-        """Entries and records that may be written, as far as can be told before looking at the thread."""
-        entries = self._encode(messages, ids)
+    def _records_of(self, entries: Sequence[Entry]) -> list[bytes]:
+        """Records that may be written, as far as can be told before looking at the thread."""
         records = [checked_record(entry, max_bytes=self._settings.max_message_bytes) for entry in entries]
-        self._check_batch(entries)
-        return entries, records
+        check_batch(entries, self.codec.name, str(self.ref))
+        return records
 
-    def _encode(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[Entry]:
-        codec, entries = codec_for(self.codec), list[Entry]()
+    def entries_from(self, parts: Sequence[Part], message_id: str, meta: JsonObject | None = None) -> list[Entry]:
+        """The entries of one message: the first bears its id, the others `<id>.1` and so on."""
+        now = timestamp()
+        return [
+            Entry(
+                message_id if place == 0 else f"{message_id}.{place}",
+                part.kind,
+                part.body,
+                self.codec.name,
+                {"ts": now, **part.meta, **(meta or {})},
+            )
+            for place, part in enumerate(parts)
+        ]
+
+    def encode(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[Entry]:
+        """The entries of messages, under these ids or under ids that are made.
+
+        Raises:
+            InvalidMessage: what cannot be kept, and why.
+        """
+        entries = list[Entry]()
         if ids is not None and len(ids) != len(messages):
             raise InvalidMessage("ids", f"{len(ids)} ids for {len(messages)} messages", "one id a message is needed")
         for index, message in enumerate(messages):
@@ -155,20 +210,8 @@ class Writer:
                 entries.append(message)
                 continue
             message_id = ids[index] if ids is not None else fresh_id()
-            for place, part in enumerate(codec.encode(message, message_id)):
-                own = message_id if place == 0 else f"{message_id}.{place}"
-                entries.append(Entry(own, part.kind, part.body, codec.name, {"ts": timestamp(), **part.meta}))
+            entries += self.entries_from(self.codec.encode(message, message_id), message_id)
         return entries
-
-    def _check_batch(self, entries: Sequence[Entry]) -> None:
-        seen: set[str] = set()
-        for entry in entries:
-            if entry.id in seen:
-                rule = "stands twice in one append; give each message its own id"
-                raise InvalidMessage("ids", ascii(entry.id)[:80], rule)
-            seen.add(entry.id)
-            if entry.fmt != self.codec:
-                raise FormatMismatch(str(self.ref), self.codec, str(entry.fmt))
 
     def _check_size(self, records: Sequence[bytes]) -> None:
         size, settings = log_bytes(records), self._settings
@@ -186,7 +229,9 @@ class Writer:
             rule = f"the thread would exceed THREADKEEP_MAX_THREAD_BYTES ({limit:,}); fork or start another"
             raise InvalidMessage("append", f"{size:,} bytes in all", rule)
 
-    async def _without_known(self, entries: list[Entry], records: list[bytes]) -> tuple[list[Entry], list[bytes]]:
+    async def _without_known(
+        self, entries: Sequence[Entry], records: list[bytes]
+    ) -> tuple[Sequence[Entry], list[bytes]]:
         """What is not in the thread yet.
 
         Raises:
@@ -216,7 +261,7 @@ class Writer:
     # --- changing ---------------------------------------------------------------------------------------------------
 
     async def truncate(self, message_id: str) -> int:
-        """Remove a message and all after it; how many went."""
+        """Remove a message and all after it, and what would be invalid without them; how many went."""
         await self._ready()
         gen = fresh_mark()
         for _ in range(ATTEMPTS):
@@ -224,6 +269,7 @@ class Writer:
             keep = position(contents.ids, message_id)
             if keep is None:
                 raise MessageNotFound(str(self.ref), message_id)
+            keep = self.codec.cut(await self.entries(), keep)
             if await self._accepted(await self._sent(self._cut(contents, keep, gen))):
                 await self._look_again()
                 return contents.head.count - keep
@@ -237,9 +283,9 @@ class Writer:
         parts = first_parts(contents, keep, max_bytes=self._settings.max_thread_bytes)
         return self._hot.rewrite(self.ref, self.token, head, parts, gen=gen)
 
-    async def replace(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
-        """Put other messages in the place of all."""
-        entries, records = self._checked(messages, ids)
+    async def replace(self, entries: Sequence[Entry]) -> None:
+        """Put other entries in the place of all."""
+        records = self._records_of(entries)
         self._check_thread_size(log_bytes(records))
         await self._ready()
         parts, gen = plain_parts(records, hashes_of(entries)), fresh_mark()
@@ -252,17 +298,22 @@ class Writer:
                 await self._sent(self._hot.rewrite(self.ref, self.token, seen.head, parts, gen=gen))
             ):
                 await self._look_again()
-                return [entry.id for entry in entries]
+                return
         raise StoreUnavailable("Redis", f"a replacement in thread {self.ref}", "the thread kept changing")
 
     async def save_state(self) -> bool:
         """Save the state if it changed since it was last saved; whether it had."""
-        text = checked_state(self.state, max_bytes=self._settings.max_state_bytes) or b""
-        if text == self._saved:
+        fields, text = self._state_fields()
+        if not fields:
             return False
-        await self._save(["state", text])
+        await self._save(fields)
         self._saved = text
         return True
+
+    def _state_fields(self) -> tuple[list[Any], bytes]:
+        """What to save of the state, nothing if it did not change; and its JSON."""
+        text = checked_state(self.state.to_json(), max_bytes=self._settings.max_state_bytes) or b""
+        return ([] if text == self._saved else ["state", text]), text
 
     async def label(self, labels: Mapping[str, str | None]) -> None:
         """Set labels, or remove those that are None."""
@@ -356,6 +407,20 @@ class Writer:
         await self._threads.request_flush(self.ref, "checkpoint")
         if wait is not None:
             await self._threads.wait_archived(self.ref, self.rev, "checkpoint", wait)
+
+    async def archive(self, wait: float | None) -> Archiving:
+        """Have the archive catch up, and wait for it if asked to. Never raises what became of it: that is told."""
+        try:
+            enqueued = await self._threads.request_flush(self.ref, "checkpoint")
+        except ThreadkeepError as error:
+            return Archiving(error=error)
+        if wait is None:
+            return Archiving(enqueued)
+        try:
+            await self._threads.wait_archived(self.ref, self.rev, "checkpoint", wait)
+        except ThreadkeepError as error:
+            return Archiving(enqueued, error=error)
+        return Archiving(enqueued, archived=True)
 
     async def leave(self) -> Leaving:
         """Save the state, release the lease, queue the flush. Each step is tried, whatever became of the one before."""

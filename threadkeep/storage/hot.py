@@ -213,14 +213,21 @@ class HotTier:
     # --- writing, fenced by the lease -------------------------------------------------------------------------------
 
     async def append(
-        self, ref: ThreadRef, token: str, records: Sequence[bytes], ids: bytes, *, checked: int
+        self,
+        ref: ThreadRef,
+        token: str,
+        records: Sequence[bytes],
+        ids: bytes,
+        *,
+        checked: int,
+        fields: Sequence[Any] = (),
     ) -> Written:
-        """Add records whose ids are known to be absent among the first `checked` messages.
+        """Add records whose ids are known to be absent among the first `checked` messages, and set fields of the head.
 
-        All of them or none. `known` means that one of the ids was added since: look at it, then decide.
+        All of it or nothing. `known` means that one of the ids was added since: look at it, then decide.
         """
         size = sum(map(len, records)) + len(records)
-        args = [token, self._lease_ms, checked, len(records), size, ids]
+        args = [token, self._lease_ms, checked, len(records), size, ids, len(fields), *fields]
         if size <= INLINE_BYTES:
             return _written(await self.call("append", ref, [*args, *records]))
         staged = self.keys(ref).staging(fresh_mark())[1]

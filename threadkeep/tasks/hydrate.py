@@ -27,7 +27,7 @@ from threadkeep.storage.hot_flow import HydrateStart, Restorable, Restored, rest
 from threadkeep.storage.hot_head import identity_fields
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogRow
-from threadkeep.storage.snapshot_v1 import V1_CODEC, read_v1
+from threadkeep.storage.snapshot_v1 import read_v1
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
 
@@ -128,7 +128,7 @@ def _load_v1(stores: Stores, ref: ThreadRef) -> Loaded | None:
     except InvalidMessage as error:
         raise ArchiveCorrupt(str(ref), key, str(error)) from None
     rev = now(stores.hot.clock(ref))
-    seal = Seal(ref.namespace, ref.thread_id, rev, fresh_mark(), rev, 0, snapshot.state, NO_CHAIN, codec=V1_CODEC)
+    seal = Seal(ref.namespace, ref.thread_id, rev, fresh_mark(), rev, 0, snapshot.state, NO_CHAIN, codec=snapshot.codec)
     tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN)
     hashes = _hashes(records)
     copy = _restorable(tail.seal, None, tail.body, hashes, tail.frames, tail.raw_bytes, archived=0)

@@ -43,6 +43,15 @@ class HotTierContract:
         written: Written = now(hot.append(ref, token, records, hashes, checked=checked))
         return written
 
+    def test_an_append_sets_fields_with_its_records_or_not_at_all(self, hot: HotTier, now: Run[Any]) -> None:
+        self.make(hot, now)
+        entry = Entry("m0", "user", "hello")
+        records, ids = [entry.to_record()], id_hash("m0")
+        assert now(hot.append(REF, "me", records, ids, checked=0, fields=["state", b'{"a":1}'])).status == "ok"
+        assert (self.head(hot, now).state, self.head(hot, now).count) == ({"a": 1}, 1)
+        assert now(hot.append(REF, "me", records, ids, checked=0, fields=["state", b'{"a":2}'])).status == "known"
+        assert (self.head(hot, now).state, self.head(hot, now).count) == ({"a": 1}, 1)
+
     def head(self, hot: HotTier, now: Run[Any], ref: ThreadRef = REF) -> Head:
         head: Head | None = now(hot.look(ref)).head
         assert head is not None

@@ -1,5 +1,6 @@
 """What a codec is, and the values it deals in. Codecs are pure: no I/O, and an SDK only to rebuild objects."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -183,7 +184,21 @@ def applied(prepared: Prepared | None, messages: list[Any]) -> list[Any]:
 
 
 def dump_text(content: Any) -> str:
-    """Text as it stands, nothing for None, anything else as compact JSON."""
+    """Text as it stands, nothing for None, anything else as compact JSON, in letters where those can be sent."""
     if isinstance(content, str):
         return content
-    return "" if content is None else dump_json(content).decode("ascii")
+    return "" if content is None else json_text(content)
+
+
+def json_text(value: Any) -> str:
+    """JSON for a model, which reads letters better than escapes; escaped all the same if UTF-8 cannot carry it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text if _is_utf8(text) else dump_json(value).decode("ascii")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,7 +1,8 @@
--- Add records behind the log: all of them or none. A repeated call finds its ids and adds nothing.
+-- Add records behind the log, all of them or none, and save what changed with them. A repeated call finds its ids and
+-- adds nothing.
 -- KEYS  11 staged records (list)
 -- ARGV  4 token   5 lease (ms)   6 ids known to be fresh up to this count   7 how many   8 bytes   9 their ids (16 bytes each)
---       10… the records; none where they were staged
+--       10 how many fields of the head follow   11… pairs of a field and its value, then the records; none where they were staged
 -- Reply {'ok', rev, count} | {'known', rev, count} (an id is taken since) | {'unstaged'} | {'erasing'} | {'absent'} | {'fenced'}
 local h = thread()
 local no = refusal(h, ARGV[4])
@@ -15,8 +16,9 @@ if checked < h.count then
     if fresh[string.sub(since, at, at + 15)] then return {'known', int(h.rev), int(h.count)} end
   end
 end
-if #ARGV > 9 then
-  for first = 10, #ARGV, 1000 do
+local first_record = 11 + tonumber(ARGV[10])
+if #ARGV >= first_record then
+  for first = first_record, #ARGV, 1000 do
     redis.call('RPUSH', LOG, unpack(ARGV, first, math.min(first + 999, #ARGV)))
   end
 else
@@ -25,5 +27,5 @@ else
 end
 redis.call('APPEND', IDS, ids)
 redis.call('HINCRBY', HEAD, 'log_bytes', ARGV[8])
-changed(h, tonumber(ARGV[5]), {'count', int(h.count + many)})
+changed(h, tonumber(ARGV[5]), {'count', int(h.count + many), unpack(ARGV, 11, first_record - 1)})
 return {'ok', int(h.rev), int(h.count + many)}

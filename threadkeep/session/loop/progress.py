@@ -1,0 +1,85 @@
+"""How far a run came before, read from the thread itself: a redelivered task goes on from there. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, Literal
+
+from threadkeep.model import Entry
+from threadkeep.session.codecs.base import Codec, Usage
+from threadkeep.session.loop.state import Status
+
+RUN: Final = "run"
+"""The key of an entry's meta that names the run that made it."""
+TURN: Final = "turn"
+"""The turn that it belongs to; 0 for the run's input."""
+ENDS: Final = "ends"
+"""The status that the run ended with, on the tool results it ended with."""
+TOOL_USAGE: Final = "tool_usage"
+"""Tokens that a tool used by itself, as pairs of `Usage`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run left in its thread.
+
+    Attributes:
+        at: `between` turns (its input is there, or results to go on from), `calling` (its answer's tools have not been
+            answered), `ended`, or `overtaken` (it has not ended, and answers that are not its own came after it).
+        turns: Turns that were begun.
+        answer: Entries of its last answer.
+        usage: Tokens that it used.
+        status: How it ended, where it has.
+    """
+
+    at: Literal["between", "calling", "ended", "overtaken"]
+    turns: int
+    answer: list[Entry]
+    usage: Usage
+    status: Status = Status.RUNNING
+
+
+def progress_of(entries: Sequence[Entry], run_id: str, codec: Codec) -> Progress | None:
+    """How far the run came; None if it left nothing."""
+    own = [at for at, entry in enumerate(entries) if entry.meta.get(RUN) == run_id]
+    if not own:
+        return None
+    made = [entries[at] for at in own]
+    answers = _answers(made)
+    answer = answers[-1] if answers else []
+    turns = max(int(entry.meta.get(TURN, 0)) for entry in made)
+    usage = sum((codec.reply(each).usage for each in answers), Usage()) + _used_by_tools(made)
+    status = _ended(made[-1], answer, codec)
+    if status is not None:
+        return Progress("ended", turns, answer, usage, status)
+    behind = entries[own[-1] + 1 :]
+    if any(entry.kind == "assistant" for entry in behind):
+        return Progress("overtaken", turns, answer, usage, Status.CANCELLED)
+    calling = made[-1].kind == "assistant" and _unanswered(answer, behind, codec)
+    return Progress("calling" if calling else "between", turns, answer, usage)
+
+
+def _answers(made: Iterable[Entry]) -> list[list[Entry]]:
+    """The run's answers, each with all of its entries."""
+    said = (entry for entry in made if entry.kind == "assistant")
+    return [list(group) for _, group in groupby(said, key=lambda entry: entry.meta.get(TURN))]
+
+
+def _ended(last: Entry, answer: Sequence[Entry], codec: Codec) -> Status | None:
+    if last.kind == "tool":
+        told = last.meta.get(ENDS)
+        return Status(told) if isinstance(told, str) else None
+    if last.kind != "assistant":
+        return None
+    reply = codec.reply(answer)
+    return None if reply.calls or reply.again else Status.COMPLETED
+
+
+def _unanswered(answer: Sequence[Entry], behind: Sequence[Entry], codec: Codec) -> bool:
+    answered = {call_id for entry in behind for call_id in codec.answers(entry)}
+    return any(call.id not in answered for call in codec.reply(answer).calls)
+
+
+def _used_by_tools(made: Iterable[Entry]) -> Usage:
+    used = (entry.meta.get(TOOL_USAGE) for entry in made)
+    return sum((Usage(**pairs) for pairs in used if isinstance(pairs, dict)), Usage())

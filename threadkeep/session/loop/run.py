@@ -1,0 +1,427 @@
+"""The agent loop: ask the model, run its tools, store both, until it has nothing more to ask for.
+
+Everything that it needs to go on after a crash stands in the thread: ids are derived from the run's, each batch of
+results is one write together with the state, and an answer is stored before its tools run. So the same run may be
+started any number of times, and goes on from where it was.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from threadkeep.errors import EmptyReply, InvalidMessage, ThreadkeepError
+from threadkeep.model import Entry, JsonObject
+from threadkeep.session.codecs.base import Reply, Usage
+from threadkeep.session.conversation import Conversation, Inbox, Posted
+from threadkeep.session.loop.calling import Calling, is_cancellation
+from threadkeep.session.loop.hooks import MessageEvent, SessionEnded, SessionStarted, TurnCompleted, hook
+from threadkeep.session.loop.progress import ENDS, RUN, TOOL_USAGE, TURN, Progress, progress_of
+from threadkeep.session.loop.router import Batch, BatchFacts, Outcome, Router
+from threadkeep.session.loop.state import Status
+from threadkeep.session.writer import Archiving
+
+log = logging.getLogger(__name__)
+
+Reason = Literal["completed", "max_turns", "waiting_for_input", "failed", "cancelled", "overtaken"]
+Shield = Callable[[Coroutine[Any, Any, "Leaving"]], Awaitable["Leaving"]]
+Archive = Callable[["float | None"], Awaitable["Archiving"]]
+
+MAX_RUN_ID: Final = 400
+"""Characters: ids of messages are made of the run's."""
+
+_REASON_OF: Final[dict[Status, Reason]] = {
+    Status.COMPLETED: "completed",
+    Status.WAITING_FOR_INPUT: "waiting_for_input",
+    Status.FAILED: "failed",
+    Status.CANCELLED: "cancelled",
+    Status.RUNNING: "max_turns",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a run was asked for; see `Session.run`.
+
+    Raises:
+        InvalidMessage: a limit or an id that no run can have; nothing was read or written.
+    """
+
+    model: Callable[[dict[str, Any]], Any]
+    run_id: str
+    input: Any = None
+    tools: Sequence[Any] = ()
+    max_turns: int = 50
+    parallel: bool = True
+    hooks: Any = None
+    agent_name: str = "agent"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    wait_flush: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_turns < 0:
+            raise InvalidMessage("max_turns", str(self.max_turns), "must not be negative")
+        if not 0 < len(self.run_id) <= MAX_RUN_ID:
+            raise InvalidMessage("run_id", ascii(self.run_id)[:80], f"must have 1 to {MAX_RUN_ID} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        thread_id: The thread's id.
+        run_id: The run's; the same run asked for again gives the same result without asking the model again.
+        reason: Why it ended: `completed` (the model had nothing more to ask for), `max_turns`, `waiting_for_input` (a
+            tool called `state.wait()`), `failed` or `cancelled` (a tool said so), or `overtaken` (a run that was
+            broken off, and whose thread others have gone on with since; nothing was done).
+        status: The state's status.
+        final: The model's last message as its provider has it, several in a list; None unless the run completed.
+        text: Its visible text.
+        stop: The provider's own word for why the model stopped.
+        turns: Model invocations, those of earlier attempts at the same run included.
+        usage: Tokens, counted the same way for every provider; the provider's own numbers are in each entry's `meta`.
+        flush_enqueued: Whether a flush is on its way; False means that the broker was away, and the sweep archives it.
+        archived: Whether the archive is known to hold the run; only with `wait_flush`.
+        flush_error: Why it is not known. The thread is safe in Redis, and flushed again.
+    """
+
+    thread_id: str
+    run_id: str
+    reason: Reason
+    status: Status
+    final: Any = None
+    text: str = ""
+    stop: str = ""
+    turns: int = 0
+    usage: Usage = field(default_factory=Usage)
+    flush_enqueued: bool = False
+    archived: bool = False
+    flush_error: ThreadkeepError | None = None
+
+    def to_dict(self) -> JsonObject:
+        """Ids, words and numbers, fit for a Celery result: nothing of what was said."""
+        return {
+            "thread_id": self.thread_id,
+            "run_id": self.run_id,
+            "reason": self.reason,
+            "status": str(self.status),
+            "stop": self.stop,
+            "turns": self.turns,
+            "usage": asdict(self.usage),
+            "flush_enqueued": self.flush_enqueued,
+            "archived": self.archived,
+        }
+
+
+@dataclass(slots=True)
+class Leaving:
+    """What leaving a run found: the flush, and the first error of its steps."""
+
+    archiving: Archiving = field(default_factory=Archiving)
+    error: BaseException | None = None
+
+
+class Run:
+    """One run over one open thread; coroutines over the link of its conversation."""
+
+    def __init__(
+        self, conversation: Conversation, calling: Calling, options: RunOptions, *, shield: Shield, archive: Archive
+    ) -> None:
+        self._talk = conversation
+        self._calling = calling
+        self._asked = options
+        self._shield = shield
+        self._archive = archive
+        self._state = conversation.writer.state
+        self._router = Router(options.tools, options.hooks, calling)
+        self._thread_id = conversation.writer.ref.thread_id
+        self._answer: list[Entry] = []
+        self._answer_id: str | None = None
+        self._stop = ""
+        self._overtaken = False
+        self._started = False
+        self._inbox: Inbox = conversation.receive()
+
+    async def go(self) -> Result:
+        """Run to the end.
+
+        Raises:
+            Whatever the model, a hook or a store raised, unchanged; the thread is valid, saved and on its way to the
+            archive by then.
+        """
+        self._state.begin_run()
+        try:
+            await self._begin()
+            await self._turns()
+        except BaseException as error:
+            self._end_as(Status.CANCELLED if is_cancellation(error) else Status.FAILED)
+            left = await self._shield(self._leave(error))
+            if left.error is not None:
+                error.add_note(f"While the run was left: {left.error}")
+            raise
+        left = await self._shield(self._leave(None))
+        if left.error is not None:
+            raise left.error
+        result = self._result(left.archiving)
+        await self._tell("on_session_exit", result)
+        return result
+
+    # --- entry ------------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        entries = await self._talk.writer.entries()
+        before = progress_of(entries, self._asked.run_id, self._talk.codec)
+        if before is None:
+            await self._talk.mend("an earlier run was broken off")
+            await self._hear_input()
+        else:
+            self._resume(before)
+        self._started = True
+        await self._tell("on_session_start", SessionStarted(self._thread_id, self._asked.agent_name, self._metadata))
+        if before is not None and before.at == "calling":
+            await self._run_tools(self._talk.codec.reply(self._answer))
+
+    def _resume(self, before: Progress) -> None:
+        log.info("a run goes on", extra={"thread_id": self._thread_id, "run_id": self._asked.run_id, "at": before.at})
+        self._state.turns = before.turns
+        self._state.add_usage(before.usage)
+        self._answer = before.answer
+        self._overtaken = before.at == "overtaken"
+        if before.status is not Status.RUNNING:
+            self._end_as(before.status)
+        if before.answer:
+            self._stop = self._talk.codec.reply(before.answer).stop
+
+    async def _hear_input(self) -> None:
+        content = self._asked.input
+        if callable(content):
+            content = await self._calling.call(content)
+        if content is not None:
+            meta = {RUN: self._asked.run_id, TURN: 0}
+            await self._talk.say(self._talk.codec.user(content), f"h-{self._asked.run_id}", meta)
+
+    # --- turns ------------------------------------------------------------------------------------------------------
+
+    async def _turns(self) -> None:
+        while await self._goes_on():
+            await self._turn()
+
+    async def _goes_on(self) -> bool:
+        """Whether there is another turn; what was posted meanwhile is taken in first, and asks for one."""
+        spent = self._state.turns >= self._asked.max_turns
+        if self._overtaken or self._state.status in (Status.FAILED, Status.CANCELLED):
+            return False
+        for message in self._inbox.take(or_close=spent or not self._state.is_running):
+            await self._take_in(message)
+        return self._state.is_running and not spent
+
+    async def _take_in(self, posted: Posted) -> None:
+        event = MessageEvent(self._thread_id, posted.content, posted.id)
+        await self._tell("before_message", event)
+        await self._talk.say(posted.part, posted.id, self._meta())
+        await self._tell("after_message", event)
+        self._state.run()
+
+    async def _turn(self) -> None:
+        self._state.increment_turns()
+        definitions = self._router.definitions()
+        self._state.set_tools(definitions)
+        self._answer_id = self._answer_id or f"a-{self._asked.run_id}-{self._state.turns}"
+        request = await self._talk.request(definitions, self._asked.hooks, dict(self._asked.options))
+        try:
+            reply = await self._store(await self._calling.call(self._asked.model, request))
+        except EmptyReply as empty:
+            self._answer, self._answer_id, self._stop = [], None, empty.stop
+            blocked = Reply(stop=empty.stop)
+            self._state.add_usage(blocked.usage)
+            await self._complete(blocked)
+            return
+        if reply.again:
+            self._answer_id = None
+            await self._completed_turn(reply)
+        elif not reply.calls or not definitions:
+            await self._finish(reply)
+        else:
+            await self._run_tools(reply)
+
+    async def _store(self, answer: Any) -> Reply:
+        writer = self._talk.writer
+        assert self._answer_id is not None
+        parts = self._talk.codec.encode(answer, self._answer_id)
+        if any(part.kind != "assistant" for part in parts):
+            raise InvalidMessage("answer", parts[0].kind, "a model must answer with an assistant's message")
+        self._answer = writer.entries_from(parts, self._answer_id, self._meta())
+        await self._talk.add(self._answer, fresh=False)
+        reply = self._talk.codec.reply(self._answer)
+        self._stop = reply.stop
+        self._state.add_usage(reply.usage)
+        return reply
+
+    async def _finish(self, reply: Reply) -> None:
+        """The model asks for nothing, or for tools that are not there; calls to those are answered all the same."""
+        self._answer_id = None
+        if reply.calls:
+            await self._talk.add(self._refusals(reply))
+        await self._complete(reply)
+
+    def _refusals(self, reply: Reply) -> list[Entry]:
+        error = {"error": "no tools are available"}
+        results = [self._talk.codec.result(call, error, error=True) for call in reply.calls]
+        return [
+            entry
+            for place, part in enumerate(results)
+            for entry in self._talk.writer.entries_from(
+                [part], self._result_id(place), {**self._meta(), ENDS: str(Status.COMPLETED)}
+            )
+        ]
+
+    async def _complete(self, reply: Reply) -> None:
+        await self._completed_turn(reply)
+        self._state.complete()
+
+    async def _completed_turn(self, reply: Reply) -> None:
+        done = TurnCompleted(self._thread_id, self._asked.agent_name, self._state.turns, len(reply.calls), reply.usage)
+        await self._tell("on_turn_complete", done)
+
+    # --- tools ------------------------------------------------------------------------------------------------------
+
+    async def _run_tools(self, reply: Reply) -> None:
+        facts = BatchFacts(
+            thread_id=self._thread_id,
+            namespace=self._talk.writer.ref.namespace,
+            run_id=self._asked.run_id,
+            assistant_id=self._answer[0].id,
+            state=self._state,
+            save=self._save,
+        )
+        batch = await self._router.process(
+            reply.calls, turn=self._state.turns, facts=facts, parallel=self._asked.parallel
+        )
+        if batch.rewind is not None:
+            await self._rewind(batch)
+            return
+        await self._talk.add(self._results(batch.outcomes), with_state=True)
+        self._answer_id = None
+        for outcome in batch.outcomes:
+            if outcome.usage is not None:
+                self._state.add_usage(outcome.usage)
+        await self._completed_turn(reply)
+
+    async def _rewind(self, batch: Batch) -> None:
+        """Take the answer back and ask again, under the same id; the turn stays spent."""
+        assert batch.rewind is not None
+        facts = {"thread_id": self._thread_id, "tool": batch.rewind.name, "turn": self._state.turns}
+        log.info("a tool asked for its turn to be taken back", extra=facts)
+        self._answer_id = self._answer[0].id
+        self._answer = []
+        await self._talk.writer.truncate(self._answer_id)
+
+    def _results(self, outcomes: Sequence[Outcome]) -> list[Entry]:
+        """One entry for each call, in call order. The last says how the run ends, if a tool ended it."""
+        entries: list[Entry] = []
+        for place, outcome in enumerate(outcomes):
+            part = self._talk.codec.result(outcome.call, outcome.content, error=outcome.error)
+            meta = self._meta()
+            if outcome.usage is not None:
+                meta[TOOL_USAGE] = asdict(outcome.usage)
+            if not self._state.is_running and place == len(outcomes) - 1:
+                meta[ENDS] = str(self._state.status)
+            entries += self._talk.writer.entries_from([part], self._result_id(place), meta)
+        return entries
+
+    def _result_id(self, place: int) -> str:
+        return f"t-{self._asked.run_id}-{self._state.turns}-{place}"
+
+    async def _save(self) -> None:
+        await self._talk.writer.save_state()
+
+    # --- exit -------------------------------------------------------------------------------------------------------
+
+    async def _leave(self, error: BaseException | None) -> Leaving:
+        """Mend, save, queue the flush, tell: each step is tried, whatever became of those before."""
+        left = Leaving()
+        for step in (self._mend, self._take_in_rest, self._save):
+            try:
+                await step()
+            except Exception as failed:  # noqa: BLE001  kept, and raised unless something is on its way already
+                left.error = left.error or failed
+        left.archiving = await self._archive(self._asked.wait_flush)
+        if self._started:
+            try:
+                await self._tell("on_session_end", self._ended(error, left.archiving))
+            except Exception as failed:  # noqa: BLE001  the same
+                left.error = left.error or failed
+        return left
+
+    async def _mend(self) -> None:
+        if self._answer_id is not None or self._answer:
+            await self._talk.mend("the run was broken off before its tools had answered")
+
+    async def _take_in_rest(self) -> None:
+        """What was posted and never taken in is kept all the same."""
+        for message in self._inbox.close():
+            await self._talk.say(message.part, message.id, self._meta())
+
+    def _ended(self, error: BaseException | None, archiving: Archiving) -> SessionEnded:
+        return SessionEnded(
+            self._thread_id,
+            self._asked.agent_name,
+            self._metadata,
+            reason=self._reason() if error is None else _REASON_OF[self._state.status],
+            turns=self._state.turns,
+            usage=self._state.usage,
+            flush_enqueued=archiving.enqueued,
+            archived=archiving.archived,
+        )
+
+    def _result(self, archiving: Archiving) -> Result:
+        completed = self._reason() == "completed" and self._answer
+        return Result(
+            thread_id=self._thread_id,
+            run_id=self._asked.run_id,
+            reason=self._reason(),
+            status=self._state.status,
+            final=one_or_all(self._talk.codec.native(self._answer)) if completed else None,
+            text=self._talk.codec.reply(self._answer).text if completed else "",
+            stop=self._stop,
+            turns=self._state.turns,
+            usage=self._state.usage,
+            flush_enqueued=archiving.enqueued,
+            archived=archiving.archived,
+            flush_error=archiving.error,
+        )
+
+    def _reason(self) -> Reason:
+        return "overtaken" if self._overtaken else _REASON_OF[self._state.status]
+
+    # --- common -----------------------------------------------------------------------------------------------------
+
+    def _meta(self) -> JsonObject:
+        return {RUN: self._asked.run_id, TURN: self._state.turns}
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        return dict(self._asked.metadata)
+
+    def _end_as(self, status: Status) -> None:
+        match status:
+            case Status.COMPLETED:
+                self._state.complete()
+            case Status.WAITING_FOR_INPUT:
+                self._state.wait()
+            case Status.FAILED:
+                self._state.fail()
+            case _:
+                self._state.cancel()
+
+    async def _tell(self, name: str, event: Any) -> None:
+        told = hook(self._asked.hooks, name)
+        if told is not None:
+            await self._calling.call(told, event)
+
+
+def one_or_all(messages: list[Any]) -> Any:
+    """The message, where there is but one."""
+    return messages[0] if len(messages) == 1 else messages
