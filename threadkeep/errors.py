@@ -110,6 +110,20 @@ class EmptyReply(ThreadkeepError):
         return f"the model gave no message (it stopped for {self.stop or 'no stated reason'}); nothing was written."
 
 
+class CacheWithoutName(ThreadkeepError, RuntimeError):
+    """Gemini created a cache and did not say what it is called."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+    def __str__(self) -> str:
+        return (
+            f"Gemini created a context cache without a name for {self.model}. The model was not called and nothing was "
+            "written; send the request as it was, without the cache."
+        )
+
+
 class SystemPromptMissing(ThreadkeepError, ValueError):
     """A system prompt was given, and it is blank."""
 

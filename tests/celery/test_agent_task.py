@@ -1,4 +1,4 @@
-"""The example's agent, killed between the model's answer and the results of its tools: it goes on, and asks only once."""
+"""The example's agent, killed between the model's answer and its tools' results: it goes on, and asks only once."""
 
 import os
 import shutil

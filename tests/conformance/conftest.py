@@ -9,6 +9,10 @@ with `thread_id` or `face.fresh_id()`.
         face.flush(thread_id, wait=20)  # now it is in S3 only
         with face.open(thread_id) as session:
             assert session.messages == [{"role": "user", "content": "hello"}]
+
+`face.gather` calls several things at once, `face.tuned` is the same app with other settings, `face.adapted` makes of a
+model or a tool what an app of that kind would write, and `tiers` looks into Redis and S3 past the library. A test whose
+result differs from zeitlich's on purpose says so in its docstring, with a dagger.
 """
 
 import secrets

@@ -1,7 +1,8 @@
-"""Tools are found, run and hooked as by zeitlich's router; where they differ on purpose, the test says how.
+"""What zeitlich asks of its tool router, asked of the one here, with an event loop and without.
 
-The router here gives back all results of an answer at once, for one append in call order; so what zeitlich's tests ask
-of the append is asked of the outcomes.
+Each test bears the title of the one that it answers to; docs/reference/conformance.md pairs them. A dagger marks a
+result that differs on purpose. The router here gives back all results of an answer, for one append in call order; so
+what zeitlich's tests ask of the append is asked of the outcomes.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 
 from tests.waiting import until
 from threadkeep.session.codecs.base import ToolCall, Usage
-from threadkeep.session.loop.calling import AsyncCalling, SyncCalling
+from threadkeep.session.loop.calling import MAX_THREADS, AsyncCalling, SyncCalling
 from threadkeep.session.loop.context import BatchFacts
 from threadkeep.session.loop.hooks import Fallback, Hooks, ReplaceArgs, Skip, Suppress, ToolHooks
 from threadkeep.session.loop.router import InvalidToolCall, Router
@@ -110,7 +111,7 @@ def contents(batch):
 # --- lib/tool-router/router.integration.test.ts ---------------------------------------------------------------------
 
 
-def test_registered_tools_are_listed():
+def test_exposes_registered_tool_definitions():
     made = router(echo, add)
     assert made.has_tools
     assert made.has_tool("echo")
@@ -118,38 +119,39 @@ def test_registered_tools_are_listed():
     assert made.names() == ["echo", "add"]
 
 
-def test_definitions_carry_no_handler():
+def test_returns_tool_definitions_without_handlers():
     [definition] = router(Tool("Echo", "Says it again", echo, TEXT, strict=True)).definitions()
     assert (definition.name, definition.description, definition.schema) == ("Echo", "Says it again", TEXT)
     assert definition.strict is True
     assert not hasattr(definition, "handler")
 
 
-def test_a_call_is_parsed_and_checked():
+def test_parses_valid_tool_calls_with_argument_validation():
     parsed = router(echo).parse(call("echo", text="hi"))
     assert (parsed.call, parsed.tool.name, parsed.arguments.values) == (call("echo", text="hi"), "echo", {"text": "hi"})
 
 
-def test_a_call_of_an_unknown_tool_is_refused():
+def test_rejects_unknown_tool_names():
     with pytest.raises(InvalidToolCall, match="Tool nothing not found"):
         router(echo).parse(call("nothing"))
 
 
-def test_arguments_that_do_not_fit_are_refused():
+def test_rejects_invalid_arguments():
     with pytest.raises(InvalidToolCall, match=r"text: Input should be a valid string"):
         router(echo).parse(call("echo", text=5))
     with pytest.raises(InvalidToolCall, match=r"text: Field required"):
         router(echo).parse(call("echo"))
 
 
-def test_one_call_gives_one_outcome(rig):
+def test_processes_a_single_tool_call_and_gives_the_result(rig):
+    """† The router gives results back; the run appends all of an answer at once."""
     batch = rig.process([echo], call("echo", text="hi"))
     [outcome] = batch.outcomes
     assert (outcome.call, outcome.content, outcome.data) == (call("echo", text="hi"), "Echo: hi", "Echo: hi")
     assert (outcome.error, outcome.skipped, outcome.invalid, batch.rewind) == (False, False, False, None)
 
 
-def test_calls_run_at_once(rig):
+def test_processes_multiple_tool_calls_in_parallel(rig):
     both = threading.Barrier(2, timeout=20)
 
     def meet() -> str:
@@ -159,7 +161,7 @@ def test_calls_run_at_once(rig):
     assert contents(rig.process([meet], call("meet", "c1"), call("meet", "c2"))) == ["met", "met"]
 
 
-def test_outcomes_stand_in_call_order_whichever_ends_first(rig):
+def test_gives_parallel_results_in_original_call_order(rig):
     second_ended = threading.Event()
 
     def slow() -> str:
@@ -173,7 +175,7 @@ def test_outcomes_stand_in_call_order_whichever_ends_first(rig):
     assert contents(rig.process([slow, quick], call("slow", "c1"), call("quick", "c2"))) == ["slow", "quick"]
 
 
-def test_calls_run_one_after_the_other_if_asked_to(rig):
+def test_processes_multiple_tool_calls_sequentially(rig):
     log = []
     step = rig.handler(lambda text: log.extend([f"start {text}", f"end {text}"]))
     batch = rig.process([Tool("step", "", step, TEXT)], call("step", text="a"), call("step", text="b"), parallel=False)
@@ -181,8 +183,8 @@ def test_calls_run_one_after_the_other_if_asked_to(rig):
     assert [outcome.call.args["text"] for outcome in batch.outcomes] == ["a", "b"]
 
 
-def test_an_unknown_tool_gives_an_error_and_ends_nothing(rig):
-    """In zeitlich's router the data is `Unknown tool: X`; its session words the model's text as here."""
+def test_handles_unknown_tools_gracefully_during_processing(rig):
+    """† Told in the words of an invalid call; zeitlich's router has other words for it than its session."""
     batch = rig.process([echo], call("nothing", "c1"), call("echo", "c2", text="hi"))
     unknown, known = batch.outcomes
     told = {"error": 'Invalid tool call for "nothing": Tool nothing not found'}
@@ -190,7 +192,7 @@ def test_an_unknown_tool_gives_an_error_and_ends_nothing(rig):
     assert known.content == "Echo: hi"
 
 
-def test_a_handler_learns_which_call_it_serves(rig):
+def test_passes_correct_context_to_handlers(rig):
     seen = []
 
     def look(ctx) -> str:
@@ -201,7 +203,8 @@ def test_a_handler_learns_which_call_it_serves(rig):
     assert seen == [("thread-1", "c7", "look", "messages", "run-1")]
 
 
-def test_a_hook_can_have_a_call_skipped(rig):
+def test_before_hook_can_skip_tool_execution(rig):
+    """† A skipped call is among the results, marked, since each call needs an answer; and the reason names our hook."""
     ran = []
 
     class Guard:
@@ -215,14 +218,16 @@ def test_a_hook_can_have_a_call_skipped(rig):
     assert Router.results_by_name(batch.outcomes, "touch") == []
 
 
-def test_a_hook_can_change_the_arguments(rig):
+def test_before_hook_can_modify_arguments(rig):
     class Louder:
         before_tool = staticmethod(rig.handler(lambda event: ReplaceArgs({"text": event.call.args["text"].upper()})))
 
     assert contents(rig.process([echo], call("echo", text="hi"), hooks=Louder())) == ["Echo: HI"]
 
 
-def test_a_tools_own_hook_can_have_its_call_skipped(rig):
+def test_per_tool_before_hook_can_skip_execution(rig):
+    """† The same."""
+
     class Guard:
         before = staticmethod(rig.handler(lambda event: Skip("not now")))
 
@@ -230,7 +235,7 @@ def test_a_tools_own_hook_can_have_its_call_skipped(rig):
     assert contents(batch) == ['{"skipped":true,"reason":"not now"}', "3"]
 
 
-def test_a_hook_learns_what_came_of_a_call_and_how_long_it_took(rig):
+def test_after_hook_receives_result_and_timing_info(rig):
     events = []
 
     class Watch:
@@ -242,7 +247,7 @@ def test_a_hook_learns_what_came_of_a_call_and_how_long_it_took(rig):
     assert event.seconds == outcome.seconds >= 0
 
 
-def test_a_tools_own_hook_learns_its_data(rig):
+def test_per_tool_after_hook_fires_after_execution(rig):
     seen = []
 
     class Watch:
@@ -252,7 +257,7 @@ def test_a_tools_own_hook_learns_its_data(rig):
     assert seen == [({"sum": 3}, {"a": 1, "b": 2}, 2)]
 
 
-def test_a_hook_can_give_a_fallback_for_a_failed_tool(rig):
+def test_global_failure_hook_can_recover_with_fallback_content(rig):
     class Recover:
         on_tool_error = staticmethod(rig.handler(lambda event: Fallback({"answer": f"instead of {event.error}"})))
 
@@ -261,7 +266,7 @@ def test_a_hook_can_give_a_fallback_for_a_failed_tool(rig):
     assert outcome.data == {"error": "ValueError: boom", "recovered": True}
 
 
-def test_a_tools_own_hook_can_suppress_its_failure(rig):
+def test_per_tool_failure_hook_can_suppress_errors(rig):
     class Quiet:
         on_error = staticmethod(rig.handler(lambda event: Suppress()))
 
@@ -269,13 +274,13 @@ def test_a_tools_own_hook_can_suppress_its_failure(rig):
     assert (outcome.data, outcome.error) == ({"error": "ValueError: boom", "suppressed": True}, True)
 
 
-def test_a_failure_without_a_hook_is_hidden_from_the_model(rig):
+def test_suppresses_error_when_handler_fails_and_no_hook_recovers(rig):
     [outcome] = rig.process([boom], call("boom")).outcomes
     assert json.loads(outcome.content) == GENERIC
     assert (outcome.data, outcome.error) == ({"error": "ValueError: boom", "suppressed": True}, True)
 
 
-def test_a_disabled_tool_is_not_there(rig):
+def test_excludes_disabled_tools_from_definitions_and_parsing(rig):
     tools = [Tool("echo", "", echo, enabled=False), Tool("add", "", add, enabled=lambda: True)]
     made = router(*tools)
     assert ([tool.name for tool in made.definitions()], made.names()) == (["add"], ["add"])
@@ -285,7 +290,7 @@ def test_a_disabled_tool_is_not_there(rig):
     assert rig.process(tools, call("echo", text="x")).outcomes[0].invalid
 
 
-def test_an_object_that_makes_a_tool_is_registered(rig):
+def test_registers_plugins_alongside_tools(rig):
     """What zeitlich calls a plugin."""
 
     class Plugin:
@@ -295,7 +300,7 @@ def test_an_object_that_makes_a_tool_is_registered(rig):
     assert contents(rig.process([echo, Plugin()], call("plugged"))) == ["in"]
 
 
-def test_calls_of_one_tool_can_be_run_by_another_handler(rig):
+def test_by_name_filters_and_processes_matching_calls(rig):
     hooks_called = []
 
     class Watch:
@@ -316,7 +321,7 @@ def test_calls_of_one_tool_can_be_run_by_another_handler(rig):
     assert hooks_called == []
 
 
-def test_calls_and_outcomes_can_be_asked_for_by_name(rig):
+def test_utility_methods_work_correctly(rig):
     calls = [call("echo", "c1", text="x"), call("add", "c2", a=1, b=2), call("echo", "c3", text="y")]
     outcomes = rig.process([echo, add], *calls).outcomes
     assert Router.filter_by_name(calls, "echo") == [calls[0], calls[2]]
@@ -331,11 +336,11 @@ def noting() -> ToolResult:
     return ToolResult("noted", metadata={"cost": 5})
 
 
-def test_metadata_reaches_the_outcome(rig):
+def test_handler_metadata_flows_to_the_outcome(rig):
     assert rig.process([noting], call("noting")).outcomes[0].metadata == {"cost": 5}
 
 
-def test_metadata_reaches_the_tools_own_hook(rig):
+def test_handler_metadata_flows_to_per_tool_after_hook(rig):
     seen = []
 
     class Watch:
@@ -345,7 +350,7 @@ def test_metadata_reaches_the_tools_own_hook(rig):
     assert seen == [{"cost": 5}]
 
 
-def test_metadata_reaches_the_runs_hook(rig):
+def test_handler_metadata_flows_to_global_after_hook_via_outcome(rig):
     seen = []
 
     class Watch:
@@ -355,11 +360,11 @@ def test_metadata_reaches_the_runs_hook(rig):
     assert seen == [{"cost": 5}]
 
 
-def test_metadata_is_absent_if_the_handler_gives_none(rig):
+def test_metadata_is_none_when_handler_does_not_set_it(rig):
     assert rig.process([echo], call("echo", text="x")).outcomes[0].metadata is None
 
 
-def test_metadata_reaches_the_outcome_of_another_handler(rig):
+def test_by_name_passes_metadata_through(rig):
     batch = rig.by_name([echo], "echo", lambda text: ToolResult(text, metadata={"n": 1}), call("echo", text="x"))
     assert [outcome.metadata for outcome in batch.outcomes] == [{"n": 1}]
 
@@ -373,21 +378,21 @@ def test_a_handlers_usage_reaches_the_outcome(rig):
 # --- lib/tool-router/router-edge-cases.integration.test.ts ----------------------------------------------------------
 
 
-def test_a_router_without_tools_has_none():
+def test_has_tools_is_false_when_no_tools_are_registered():
     assert not router().has_tools
     assert router().definitions() == []
 
 
-def test_a_router_whose_tools_are_all_disabled_has_none():
+def test_has_tools_is_false_when_all_tools_are_disabled():
     assert not router(Tool("echo", "", echo, enabled=False), Tool("add", "", add, enabled=lambda: False)).has_tools
 
 
-def test_no_calls_give_no_outcomes(rig):
+def test_returns_empty_results_for_no_tool_calls(rig):
     batch = rig.process([echo])
     assert (batch.outcomes, batch.rewind) == ([], None)
 
 
-def test_a_handler_learns_which_message_called_it(rig):
+def test_assistant_id_reaches_the_handler(rig):
     seen = []
     rig.process([Tool("look", "", lambda ctx: seen.append(ctx.assistant_id))], call("look"))
     assert seen == ["a-1"]
@@ -408,28 +413,28 @@ def ordered(rig, log, **verdicts):
     return Run(), Own()
 
 
-def test_the_runs_hook_comes_before_the_tools_own(rig):
+def test_global_before_hook_runs_before_per_tool_before_hook(rig):
     log = []
     run, own = ordered(rig, log)
     rig.process([Tool("work", "", rig.handler(lambda: log.append("handler")), hooks=own)], call("work"), hooks=run)
     assert log[:3] == ["before_tool", "before", "handler"]
 
 
-def test_a_skip_by_the_runs_hook_stops_the_tools_own_and_the_handler(rig):
+def test_global_before_hook_skip_prevents_per_tool_before_hook_and_handler(rig):
     log = []
     run, own = ordered(rig, log, before_tool=Skip())
     rig.process([Tool("work", "", lambda: log.append("handler"), hooks=own)], call("work"), hooks=run)
     assert log == ["before_tool"]
 
 
-def test_the_tools_own_hook_is_told_of_the_end_before_the_runs(rig):
+def test_per_tool_after_hook_runs_before_global_after_hook(rig):
     log = []
     run, own = ordered(rig, log)
     rig.process([Tool("work", "", lambda: None, hooks=own)], call("work"), hooks=run)
     assert log[-2:] == ["after", "after_tool"]
 
 
-def test_the_tools_own_hook_decides_on_a_failure_before_the_runs(rig):
+def test_per_tool_failure_hook_takes_precedence_over_global_failure_hook(rig):
     log = []
     run, own = ordered(rig, log, on_error=Fallback("own"), on_tool_error=Fallback("run"))
     batch = rig.process([Tool("boom", "", boom, hooks=own)], call("boom"), hooks=run)
@@ -437,7 +442,7 @@ def test_the_tools_own_hook_decides_on_a_failure_before_the_runs(rig):
     assert log == ["before_tool", "before", "on_error", "after", "after_tool"]
 
 
-def test_arguments_of_the_tools_own_hook_win(rig):
+def test_per_tool_replaced_args_override_global_replaced_args(rig):
     seen = []
 
     class Run:
@@ -453,7 +458,8 @@ def test_arguments_of_the_tools_own_hook_win(rig):
     assert seen == [{"text": "hi run own"}, {"text": "hi"}]
 
 
-def test_several_unknown_tools_give_an_error_each(rig):
+def test_handles_multiple_unknown_tools_in_parallel_mode(rig):
+    """† The same."""
     batch = rig.process([echo], call("one", "c1"), call("two", "c2"))
     assert [outcome.data for outcome in batch.outcomes] == [
         {"error": 'Invalid tool call for "one": Tool one not found'},
@@ -461,14 +467,19 @@ def test_several_unknown_tools_give_an_error_each(rig):
     ]
 
 
-def test_the_last_of_two_tools_with_one_name_counts(rig):
+def test_a_later_tool_with_the_same_name_takes_precedence(rig):
     again = Tool("echo", "another", lambda text: f"other {text}", TEXT)
     assert contents(rig.process([echo, again], call("echo", text="x"))) == ["other x"]
     assert [tool.description for tool in router(echo, again).definitions()] == ["another"]
 
 
-def test_no_call_of_that_name_gives_no_outcome(rig):
+def test_by_name_returns_empty_when_no_calls_match(rig):
     assert rig.by_name([echo], "echo", echo, call("add", a=1, b=2)).outcomes == []
+
+
+def test_handles_tool_response_as_a_list_of_parts(rig):
+    parts = [{"type": "text", "text": "Part 1"}, {"type": "text", "text": "Part 2"}]
+    assert contents(rig.process([Tool("give", "", lambda: parts)], call("give"))) == [parts]
 
 
 def test_json_text_of_a_handler_is_left_as_it_is(rig):
@@ -476,7 +487,7 @@ def test_json_text_of_a_handler_is_left_as_it_is(rig):
     assert contents(rig.process([Tool("give", "", lambda: text)], call("give"))) == [text]
 
 
-def test_a_handler_may_be_a_plain_function(rig):
+def test_supports_synchronous_handler(rig):
     assert contents(rig.process([echo], call("echo", text="x"))) == ["Echo: x"]
 
 
@@ -491,7 +502,7 @@ def test_a_handler_may_be_a_coroutine_function(rig):
     ]
 
 
-def test_the_turn_is_zero_if_none_is_given(rig):
+def test_default_turn_is_0_when_it_is_omitted(rig):
     seen = []
 
     class Watch:
@@ -501,7 +512,7 @@ def test_the_turn_is_zero_if_none_is_given(rig):
     assert seen == [0]
 
 
-def test_a_suppressed_failure_is_told_as_json(rig):
+def test_per_tool_failure_hook_suppress_gives_json_error_content(rig):
     class Quiet:
         on_tool_error = staticmethod(rig.handler(lambda event: Suppress()))
 
@@ -509,7 +520,7 @@ def test_a_suppressed_failure_is_told_as_json(rig):
     assert json.loads(outcome.content) == {"error": "ValueError: boom", "suppressed": True}
 
 
-def test_arguments_are_converted_to_their_types(rig):
+def test_schema_coercion_is_applied_during_parse(rig):
     class Amount(BaseModel):
         n: int
         unit: str = "kg"
@@ -519,14 +530,14 @@ def test_arguments_are_converted_to_their_types(rig):
     assert seen == [(5, "kg")]
 
 
-def test_a_tool_is_called_by_its_own_name_whatever_it_is_kept_as(rig):
+def test_names_uses_tool_name_property_not_the_key_it_is_kept_under(rig):
     tools = {"first": Tool("Second", "", lambda: "second")}
     assert contents(rig.process(tools.values(), call("Second"))) == ["second"]
     assert rig.process(tools.values(), call("first")).outcomes[0].invalid
 
 
-def test_an_error_without_words_is_told_by_its_type(rig):
-    """Zeitlich's test throws a bare string, which Python cannot."""
+def test_handles_an_error_without_a_message_raised_by_handler(rig):
+    """† Zeitlich is thrown a bare string; Python raises errors only, and one without a message is told by its type."""
 
     def silent() -> None:
         raise KeyError
@@ -538,7 +549,7 @@ def test_an_error_without_words_is_told_by_its_type(rig):
     assert outcome.data == {"error": "KeyError", "recovered": True}
 
 
-def test_a_rewind_gives_no_outcome_and_names_its_call(rig):
+def test_a_rewind_gives_no_result_and_names_its_call(rig):
     after = []
 
     class Watch(Hooks):
@@ -549,7 +560,7 @@ def test_a_rewind_gives_no_outcome_and_names_its_call(rig):
     assert (batch.outcomes, batch.rewind, after) == ([], call("undo", "c9"), [])
 
 
-def test_a_rewind_keeps_later_calls_from_starting_one_after_the_other(rig):
+def test_a_sequential_rewind_stops_later_calls(rig):
     log = []
     tools = [
         Tool("first", "", rig.handler(lambda: log.append("first"))),
@@ -560,19 +571,16 @@ def test_a_rewind_keeps_later_calls_from_starting_one_after_the_other(rig):
     assert (log, batch.outcomes, batch.rewind) == (["first", "undo"], [], call("undo", "c2"))
 
 
-@pytest.mark.parametrize(
-    ("calls", "alone"),
-    [
-        ([call("ask"), call("ask")], True),
-        ([call("ask"), call("echo")], False),
-        ([], True),
-    ],
-)
-def test_it_can_be_asked_whether_a_tool_was_called_alone(calls, alone):
-    assert Router.has_no_other_calls(calls, "ask") is alone
+@pytest.mark.parametrize("calls", [[call("ask"), call("ask")], []], ids=["all match", "none"])
+def test_has_no_other_calls_is_true_when_all_calls_match_the_name_or_there_are_none(calls):
+    assert Router.has_no_other_calls(calls, "ask")
 
 
-# --- what zeitlich does not test ------------------------------------------------------------------------------------
+def test_has_no_other_calls_is_false_when_other_calls_exist():
+    assert not Router.has_no_other_calls([call("ask"), call("echo")], "ask")
+
+
+# --- what zeitlich does not ask -------------------------------------------------------------------------------------
 
 
 def test_outcomes_keep_call_order_with_invalid_skipped_and_failed_calls_between(rig):
@@ -683,6 +691,61 @@ def test_of_two_rewinds_the_first_counts(rig):
     assert rig.process([late, early], call("late", "c1"), call("early", "c2")).rewind == call("early", "c2")
 
 
+def test_a_call_that_waits_for_a_thread_when_the_answer_is_taken_back_never_starts():
+    all_threads_taken, started = threading.Barrier(MAX_THREADS, timeout=20), []
+
+    def taking_back() -> Rewind:
+        all_threads_taken.wait()
+        return Rewind()
+
+    def patient(ctx) -> None:
+        all_threads_taken.wait()
+        until_cancelled(ctx)
+
+    class Watch(Hooks):
+        def before_tool(self, event):
+            started.append(event.call.name)
+
+    names = ["taking_back", *["patient"] * (MAX_THREADS - 1), "echo"]
+    calls = [call(name, f"c{place}", **({"text": "x"} if name == "echo" else {})) for place, name in enumerate(names)]
+    assert Rig("sync").process([taking_back, patient, echo], *calls, hooks=Watch()).rewind == calls[0]
+    assert sorted(started) == sorted(names[:-1])
+
+
+def test_a_call_whose_hook_is_still_asked_when_the_answer_is_taken_back_never_runs(rig):
+    asked, undone, ran = threading.Event(), threading.Event(), []
+
+    def taking_back() -> Rewind:
+        assert asked.wait(20)
+        return Rewind()
+
+    class Slow(Hooks):
+        def before_tool(self, event):
+            if event.call.name == "late":
+                asked.set()
+                assert undone.wait(20)
+
+    def watch(ctx) -> None:
+        until_cancelled(ctx)
+        undone.set()
+
+    tools = [taking_back, watch, Tool("late", "", lambda: ran.append(True))]
+    batch = rig.process(tools, call("taking_back", "c1"), call("watch", "c2"), call("late", "c3"), hooks=Slow())
+    assert (batch.rewind.id, ran) == ("c1", [])
+
+
+def test_a_handler_may_say_itself_that_it_failed(rig):
+    asked = []
+
+    class Ask(Hooks):
+        def on_tool_error(self, event):
+            asked.append(event)
+
+    made = Tool("look", "", lambda: ToolResult({"why": "no such file"}, data=404, error=True))
+    [outcome] = rig.process([made], call("look"), hooks=Ask()).outcomes
+    assert (outcome.content, outcome.data, outcome.error, asked) == ({"why": "no such file"}, 404, True, [])
+
+
 def test_a_handler_that_returns_what_is_no_json_has_failed(rig):
     asked = []
 
@@ -737,6 +800,21 @@ def test_a_cancellation_is_never_taken_for_a_tools_failure(kind):
         with pytest.raises(kind):
             rig.process([stop, echo], *calls, hooks=Recover())
     assert asked == []
+
+
+def test_handlers_are_told_when_a_sibling_is_asked_to_stop(rig):
+    ended = []
+
+    def stop() -> None:
+        raise SoftTimeLimitExceeded
+
+    def patient(ctx) -> None:
+        until_cancelled(ctx)
+        ended.append(True)
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        rig.process([patient, stop], call("patient", "c1"), call("stop", "c2"))
+    assert ended == [True]
 
 
 def test_a_soft_time_limit_is_never_taken_for_a_tools_failure(rig):

@@ -1,4 +1,8 @@
-"""A run's state behaves as zeitlich's state manager does; where it differs on purpose, the test says how."""
+"""What zeitlich asks of its state manager, asked of a thread's state.
+
+Each test bears the title of the one that it answers to; docs/reference/conformance.md pairs them. A dagger marks a
+result that differs on purpose.
+"""
 
 import pytest
 
@@ -9,7 +13,7 @@ from threadkeep.session.loop.state import State, Status, Task
 # --- lib/state/manager.integration.test.ts --------------------------------------------------------------------------
 
 
-def test_a_new_state_runs_and_is_empty():
+def test_initializes_with_default_values_when_nothing_is_given():
     state = State()
     assert (state.status, state.version, state.turns) == (Status.RUNNING, 0, 0)
     assert (state.system_prompt, state.tasks, state.tools, state.usage) == (None, {}, [], Usage())
@@ -17,7 +21,7 @@ def test_a_new_state_runs_and_is_empty():
     assert not state.is_terminal
 
 
-def test_each_status_is_set_whatever_was_before_and_raises_the_version():
+def test_transitions_through_all_status_states_and_increments_version():
     state = State()
     seen = []
     for turn in (state.wait, state.run, state.complete, state.run, state.fail, state.cancel):
@@ -33,14 +37,14 @@ def test_each_status_is_set_whatever_was_before_and_raises_the_version():
     ]
 
 
-def test_turns_are_counted_without_raising_the_version():
+def test_increments_turns_independently_of_version():
     state = State()
     state.increment_turns()
     state.increment_turns()
     assert (state.turns, state.version) == (2, 0)
 
 
-def test_a_key_that_is_set_can_be_read_and_raises_the_version():
+def test_manages_custom_state_via_get_and_set_with_version_increments():
     state = State()
     state["name"] = "Ada"
     assert (state["name"], state.version) == ("Ada", 1)
@@ -48,25 +52,25 @@ def test_a_key_that_is_set_can_be_read_and_raises_the_version():
     assert (state["name"], state.version) == ("Grace", 2)
 
 
-def test_a_merge_sets_many_keys_and_raises_the_version_once():
+def test_merge_bulk_updates_custom_state():
     state = State({"a": 1, "b": 2})
     state.merge({"a": 10, "b": 20})
     assert (state, state.version) == ({"a": 10, "b": 20}, 1)
 
 
-def test_a_merge_of_some_keys_leaves_the_others():
+def test_merge_with_partial_fields_only_updates_provided_keys():
     state = State({"a": 1, "b": 2})
     state.merge({"a": 10})
     assert state == {"a": 10, "b": 2}
 
 
-def test_a_system_prompt_can_be_set_and_read():
+def test_manages_system_prompt_lifecycle():
     state = State()
     state.system_prompt = "Be brief."
     assert (state.system_prompt, state.version) == ("Be brief.", 0)
 
 
-def test_usage_adds_up():
+def test_accumulates_token_usage_across_multiple_updates():
     state = State()
     state.add_usage(Usage(input=100, output=50, cache_write=10, cache_read=20, reasoning=5))
     state.add_usage(Usage(input=200, output=100, cache_write=5, cache_read=10, reasoning=15))
@@ -74,14 +78,14 @@ def test_usage_adds_up():
     assert state.version == 0
 
 
-def test_usage_that_is_not_told_counts_as_none():
+def test_handles_usage_with_missing_fields_gracefully():
     state = State()
     state.add_usage(Usage(input=7))
     state.add_usage(Usage())
     assert state.usage == Usage(input=7)
 
 
-def test_tasks_are_set_read_and_deleted_each_raising_the_version():
+def test_crud_operations_on_tasks():
     state = State()
     state.set_task(Task("t1", "Write"))
     assert (state.get_task("t1"), state.version) == (Task("t1", "Write"), 1)
@@ -91,13 +95,13 @@ def test_tasks_are_set_read_and_deleted_each_raising_the_version():
     assert (state.get_task("t1"), state.tasks, state.version) == (None, {}, 3)
 
 
-def test_deleting_a_task_that_is_not_there_changes_nothing():
+def test_delete_task_returns_false_for_nonexistent_task_and_does_not_increment_version():
     state = State()
     assert state.delete_task("t1") is False
     assert state.version == 0
 
 
-def test_tasks_keep_the_order_in_which_they_came():
+def test_manages_multiple_tasks_simultaneously():
     state = State()
     for task_id in ("c", "a", "b"):
         state.set_task(Task(task_id, f"task {task_id}"))
@@ -105,7 +109,7 @@ def test_tasks_keep_the_order_in_which_they_came():
     assert list(state.tasks) == ["c", "a", "b"]
 
 
-def test_what_is_shown_of_a_run_includes_the_apps_own_keys():
+def test_current_returns_a_snapshot_including_custom_state():
     state = State({"note": {"n": 1}})
     state.increment_turns()
     shown = state.current()
@@ -114,7 +118,7 @@ def test_what_is_shown_of_a_run_includes_the_apps_own_keys():
     assert state["note"] == {"n": 1}
 
 
-def test_a_wait_returns_when_the_version_has_risen():
+def test_should_return_from_wait_returns_true_when_version_advanced():
     state = State()
     assert not state.should_return_from_wait(0)
     state["a"] = 1
@@ -123,20 +127,20 @@ def test_a_wait_returns_when_the_version_has_risen():
 
 
 @pytest.mark.parametrize("end", [State.complete, State.fail, State.cancel])
-def test_a_wait_returns_at_once_when_the_run_has_ended(end):
+def test_should_return_from_wait_returns_true_in_terminal_state_regardless_of_version(end):
     state = State()
     end(state)
     assert state.should_return_from_wait(1000)
 
 
-def test_a_state_begins_with_the_tasks_it_was_stored_with():
+def test_initializes_with_provided_tasks():
     stored = {"tasks": [["t1", {"id": "t1", "subject": "Write", "blockedBy": ["t0"]}]], "note": 1}
     state = State(stored)
     assert state.tasks == {"t1": Task("t1", "Write", blocked_by=["t0"])}
     assert (state, state.version) == ({"note": 1}, 0)
 
 
-def test_tools_are_kept_as_a_model_is_told_of_them():
+def test_set_tools_stores_serializable_tool_definitions_in_state():
     state = State()
     schema = {"type": "object", "properties": {"text": {"type": "string"}}}
     state.set_tools([ToolDefinition("Echo", "Says it again", schema)])
@@ -147,20 +151,20 @@ def test_tools_are_kept_as_a_model_is_told_of_them():
     assert state.version == 0
 
 
-def test_the_version_can_be_raised_alone():
+def test_increment_version_works_independently():
     state = State({"a": 1})
     state.increment_version()
     assert (state.version, state.status, state) == (1, Status.RUNNING, {"a": 1})
 
 
-def test_turns_are_there_beside_the_usage():
+def test_turns_beside_the_usage_reflect_increment_turns_count():
     state = State()
     state.increment_turns()
     state.add_usage(Usage(input=1, requests=1))
     assert (state.turns, state.usage) == (1, Usage(input=1, requests=1))
 
 
-def test_a_slice_has_tasks_and_own_keys_and_nothing_of_the_run():
+def test_slice_has_tasks_and_custom_state_and_nothing_of_the_run():
     state = State({"note": "x"})
     state.set_task(Task("t1", "Write"))
     state.increment_turns()
@@ -171,22 +175,22 @@ def test_a_slice_has_tasks_and_own_keys_and_nothing_of_the_run():
 
 
 @pytest.mark.parametrize("key", ["fileTree", "virtualFsCtx", "inlineFiles", "status", "cachedReadTokens"])
-def test_a_reserved_key_is_refused_when_it_is_merged(key):
-    """Zeitlich takes it and leaves it out of what it stores."""
+def test_reserved_keys_do_not_get_into_the_slice_by_a_merge(key):
+    """† Refused when it is set; zeitlich takes it and leaves it out of what it stores."""
     state = State({"note": "x"})
     with pytest.raises(InvalidMessage, match=key):
         state.merge({"note": "y", key: "z"})
     assert (state, state.version) == ({"note": "x"}, 0)
 
 
-def test_a_merge_with_tasks_replaces_all_tasks_and_raises_the_version_once():
+def test_merge_with_tasks_replaces_the_tasks_and_increments_version_once():
     state = State()
     state.set_task(Task("old", "Old"))
     state.merge({"tasks": {"new": Task("new", "New")}, "note": 1})
     assert (state.tasks, state["note"], state.version) == ({"new": Task("new", "New")}, 1, 2)
 
 
-def test_a_slice_makes_the_same_state_again():
+def test_slice_round_trips_through_merge():
     state = State()
     state.merge({"note": "x", "nested": {"list": [1, 2, {"three": None}]}})
     state.set_task(Task("t1", "Write", "At length", "Writing", "in_progress", {"by": "me"}, ["t0"], ["t2"]))
@@ -202,16 +206,16 @@ def test_a_slice_makes_the_same_state_again():
 
 
 @pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELLED])
-def test_a_status_that_ends_a_run_is_terminal(status):
+def test_is_terminal_is_true_for_a_status_that_ends_a_run(status):
     assert status.is_terminal
 
 
 @pytest.mark.parametrize("status", [Status.RUNNING, Status.WAITING_FOR_INPUT])
-def test_a_status_that_a_run_goes_on_from_is_not_terminal(status):
+def test_is_terminal_is_false_for_a_status_that_a_run_goes_on_from(status):
     assert not status.is_terminal
 
 
 def test_an_unknown_status_is_refused():
-    """In zeitlich a status is any string, and an unknown one is not terminal."""
+    """† In zeitlich a status is any string, and an unknown one is not terminal."""
     with pytest.raises(ValueError, match="napping"):
         Status("napping")

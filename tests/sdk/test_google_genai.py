@@ -10,10 +10,10 @@ from google import genai
 from google.genai import types
 
 from tests.sdk.fake_provider import Answer
-from threadkeep.errors import EmptyReply
+from threadkeep.errors import CacheWithoutName, EmptyReply
 from threadkeep.model import Entry
 from threadkeep.session.codecs.base import ToolDefinition, Usage
-from threadkeep.session.codecs.google_cache import CacheWithoutName, ContextCache
+from threadkeep.session.codecs.google_cache import ContextCache
 from threadkeep.session.codecs.google_genai import GoogleGenAICodec
 
 CODEC = GoogleGenAICodec()
@@ -262,6 +262,12 @@ def test_a_content_of_the_sdk_and_the_history_of_its_chats_are_kept(client, prov
         ("user", [{"text": "Hi"}]),
         ("assistant", [{"text": "Hello."}]),
     ]
+
+
+def test_a_content_whose_fields_the_app_replaced_is_kept_without_a_warning():
+    content = types.Content(role="user")
+    content.parts = (types.Part(text="Hi"),)
+    assert CODEC.encode(content, "m")[0].body == {"role": "user", "parts": [{"text": "Hi"}]}
 
 
 def test_the_apps_config_goes_along_as_a_dict_or_as_an_object(client, provider):

@@ -126,6 +126,12 @@ def test_a_chunk_is_kept_as_a_message():
     assert type(CODEC.native(kept(HumanMessageChunk(content="x")))[0]) is HumanMessage
 
 
+def test_a_message_whose_fields_the_app_replaced_is_kept_without_a_warning():
+    message = AIMessage("x")
+    message.tool_calls = (CALL,)
+    assert CODEC.native(kept(message)) == [AIMessage("x", tool_calls=[CALL])]
+
+
 def test_an_order_to_langgraph_is_no_message():
     with pytest.raises(InvalidMessage, match="must be one of human, system"):
         CODEC.encode(RemoveMessage(id="1"), "m")
@@ -250,6 +256,7 @@ def test_a_hook_may_change_its_message_in_place_for_it_shares_nothing_with_what_
         if isinstance(message.content, list):
             for block in message.content:
                 if isinstance(block, dict):
+                    block.get("input", {}).clear()
                     block.clear()
         message.additional_kwargs["spoiled"] = True
         for call in getattr(message, "tool_calls", []):

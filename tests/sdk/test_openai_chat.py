@@ -209,6 +209,18 @@ def test_an_answer_that_was_blocked_is_told(talk):
     assert refused.value.stop == "content_filter"
 
 
+@pytest.mark.parametrize("mode", ["streamed", "async streamed"])
+def test_a_role_that_is_repeated_in_each_chunk_is_one_role(provider, mode):
+    """As some providers send it; the SDK puts the words of all chunks together."""
+    repeated = chunks({"content": "hello"}, "stop")
+    for _, chunk in repeated[:-2]:
+        chunk["choices"][0]["delta"]["role"] = "assistant"
+    provider.script(Answer(events=repeated))
+    completion = ask(provider, mode, {"messages": []})
+    assert completion.choices[0].message.role != "assistant"
+    assert CODEC.encode(completion, "m")[0].body == {"role": "assistant", "content": "hello", "refusal": None}
+
+
 @pytest.mark.parametrize("mode", ["unary", "async unary"])
 def test_calls_of_custom_and_unknown_tools_go_back(provider, mode):
     strange = {"id": "call_3", "type": "telepathy", "telepathy": {"thought": [1.0, None]}}

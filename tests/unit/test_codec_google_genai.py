@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadkeep.errors import EmptyReply, InvalidMessage, ThreadkeepError
+from threadkeep.errors import CacheWithoutName, EmptyReply, InvalidMessage, ThreadkeepError
 from threadkeep.model import Entry, dump_json
 from threadkeep.session.codecs import codec_for
-from threadkeep.session.codecs.base import ToolCall, ToolDefinition, Usage
-from threadkeep.session.codecs.google_cache import CacheWithoutName, ContextCache, split_cache
+from threadkeep.session.codecs.base import Reply, ToolCall, ToolDefinition, Usage
+from threadkeep.session.codecs.google_cache import ContextCache, split_cache
 from threadkeep.session.codecs.google_genai import GoogleGenAICodec
 
 CODEC = GoogleGenAICodec()
@@ -84,6 +84,7 @@ def test_names_are_stored_as_they_travel_and_the_apps_own_json_is_left_alone():
         ({"parts": [{"text": "no role"}]}, "user"),
         ({"role": "user", "parts": [{"function_response": {"id": "c", "name": "f", "response": {}}}]}, "tool"),
         ({"role": "model", "parts": [{"text": "x"}]}, "assistant"),
+        ({"role": "model", "parts": [{"functionResponse": {}}]}, "assistant"),
         ({"role": "system", "parts": [{"text": "x"}]}, "system"),
         ({"role": "system", "content": "x"}, "system"),
     ],
@@ -100,6 +101,7 @@ def test_the_role_says_who_speaks(content, kind):
         ({"role": "assistant", "parts": [{"text": "x"}]}, "message.role"),
         ({"role": ["user"], "parts": [{"text": "x"}]}, "message.role"),
         ({"role": "user"}, "message.parts"),
+        ({"role": "system"}, "message.parts"),
         ({"role": "user", "parts": []}, "message.parts"),
         ({"role": "user", "parts": [{}]}, "message.parts"),
         ({"role": "user", "parts": ["Hi"]}, "message.parts"),
@@ -127,7 +129,7 @@ def test_of_an_answer_the_first_candidate_is_kept_and_what_is_known_besides():
 def test_chunks_of_a_stream_are_one_answer_whose_parts_are_never_merged():
     signed = {"text": "", "thoughtSignature": SIGNATURE}
     chunks = [
-        answer({"text": "think", "thought": True}, stop=None, modelVersion="g", responseId="r"),
+        answer({"text": "think", "thought": True}, stop=None, modelVersion="g", responseId="r", usageMetadata={}),
         answer({"text": "Hel"}, stop=None, usageMetadata={"promptTokenCount": 9}),
         answer({"text": "lo"}, signed),
         {"candidates": [{"finishReason": None, "index": 0}], "usageMetadata": None},
@@ -235,6 +237,7 @@ def test_a_reply_has_the_visible_text_the_calls_and_the_tokens():
 def test_a_reply_without_any_facts_counts_one_request():
     reply = CODEC.reply(kept(*encoded({"role": "model", "parts": [{"text": "x"}]})))
     assert (reply.usage, reply.stop) == (Usage(requests=1), "")
+    assert CODEC.reply([]) == Reply()
 
 
 def test_tools_that_gemini_runs_itself_are_no_calls():
@@ -253,6 +256,11 @@ def test_results_name_the_calls_that_they_answer():
     result, said, asked = kept(CODEC.result(CALL, "x"), CODEC.user("x"), *encoded(answer(call(id="c1"))))
     assert [CODEC.answers(each) for each in (result, said, asked)] == [["c1"], [], []]
     assert CODEC.calls(result) == []
+
+
+def test_only_the_model_makes_calls():
+    [entry] = kept(*encoded({"role": "user", "parts": [call(id="c")]}))
+    assert CODEC.calls(entry) == []
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -354,7 +362,7 @@ def test_neighbours_of_one_role_are_one_content():
 
 def test_parts_that_say_nothing_are_not_sent():
     signed = {"text": "", "thoughtSignature": SIGNATURE}
-    entries = kept(*encoded(user("Hi"), answer({}, {"text": ""}, {"text": "x"}, signed)))
+    entries = kept(*encoded(user("Hi"), answer({}, {"text": ""}, {"text": "", "thought": True}, {"text": "x"}, signed)))
     entries.append(Entry("e", "assistant", {"role": "model", "parts": [{}]}, "google-genai"))
     assert CODEC.request(entries)["contents"][1:] == [{"role": "model", "parts": [{"text": "x"}, signed]}]
 
@@ -447,11 +455,13 @@ def test_a_hook_on_contents_sees_what_was_changed_in_the_entries_before():
 
 
 def test_a_request_shares_nothing_with_what_is_stored():
-    entries = kept(CODEC.system([{"text": "s"}]), CODEC.user("a"), *encoded(answer(call(id="c", args={"a": [1]}))))
+    said = [CODEC.system([{"text": "s"}]), CODEC.user("a"), *encoded(answer(call(id="c", args={"a": [1]})))]
+    entries = kept(*said, *encoded({"role": "model", "parts": [{"text": "more"}]}))
     before = deepcopy(entries)
     request = CODEC.request(entries, tools=[WEATHER])
     for content in request["contents"]:
-        content["parts"][0].clear()
+        for part in content["parts"]:
+            part.clear()
         content["parts"].clear()
     request["config"]["system_instruction"]["parts"][0].clear()
     request["config"]["tools"][0]["function_declarations"][0]["parameters_json_schema"].clear()
@@ -630,6 +640,13 @@ def test_an_expired_cache_is_made_anew_and_forgotten():
     cache.request(s, {**REQUEST, "config": {}})
     assert len(client.made) == 2
     assert [each["expires"] for each in s.state["context_caches"].values()] == [1590.0]
+
+
+def test_several_caches_of_a_thread_are_remembered_side_by_side():
+    s, client = session(), Caches()
+    for split_index in (1, 2, 1, 2):
+        ContextCache(client, model="g", split_index=split_index).request(s, REQUEST)
+    assert len(client.made) == len(s.state["context_caches"]) == 2
 
 
 @pytest.mark.parametrize("ttl", [5, 1])

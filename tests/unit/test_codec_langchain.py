@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from threadkeep.errors import EmptyReply, InvalidMessage, SdkMissing
 from threadkeep.model import Entry, dump_json
 from threadkeep.session.codecs import codec_for
-from threadkeep.session.codecs.base import ToolCall, Usage
+from threadkeep.session.codecs.base import Reply, ToolCall, Usage
 from threadkeep.session.codecs.langchain import LangChainCodec
 from threadkeep.session.codecs.langchain_cache import append_cache_point
 
@@ -274,6 +274,14 @@ def test_cache_writes_counted_by_their_length_are_added_up():
 def test_a_reply_without_any_facts_counts_one_request(data):
     reply = CODEC.reply([stored(ai("x", **data))])
     assert (reply.text, reply.usage, reply.stop) == ("x", Usage(requests=1), "")
+    assert CODEC.reply([]) == Reply()
+
+
+def test_a_stored_dict_with_a_role_is_read_like_a_message():
+    answer = Entry("a", "assistant", {"role": "assistant", "content": "x", "tool_calls": [call("c")]}, "langchain")
+    result = Entry("t", "tool", {"role": "tool", "content": "y", "tool_call_id": "c"}, "langchain")
+    assert (CODEC.reply([answer]).text, CODEC.answers(result)) == ("x", ["c"])
+    assert [each.id for each in CODEC.calls(answer)] == ["c"]
 
 
 # --- what a user and a tool say -------------------------------------------------------------------------------------

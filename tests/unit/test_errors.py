@@ -44,4 +44,5 @@ def test_only_what_may_succeed_later_is_retryable():
         "HydrateTimeout",
         "FlushTimeout",
         "StoreFull",
+        "ThreadBusy",
     }

@@ -17,7 +17,11 @@ def said(message_id, text="…", **meta):
 
 
 def answer(message_id, *calls, **meta):
-    body = {"role": "assistant", "content": "…", "tool_calls": [{"id": call, "name": "f", "args": {}} for call in calls]}
+    body = {
+        "role": "assistant",
+        "content": "…",
+        "tool_calls": [{"id": call, "name": "f", "args": {}} for call in calls],
+    }
     return Entry(message_id, "assistant", body, meta=meta)
 
 

@@ -126,12 +126,19 @@ def test_what_was_stored_as_tasks_and_is_none_is_kept_until_it_is_replaced(own):
         state.set_task(Task("t", "x"))
     assert state.to_json() == {"tasks": own}
     state.merge({"tasks": {"t": Task("t", "x")}})
+    assert "tasks" not in state
     assert state.to_json() == {"tasks": [["t", Task("t", "x").to_json()]]}
 
 
 def test_a_task_that_is_none_is_refused_before_anything_changes():
     state = State({"tasks": [pair("t")]})
-    for task in (Task("", "x"), Task("t", 5), Task("t", "x", status="asleep"), Task("t", "x", metadata={"a": {1}})):
+    for task in (
+        Task("", "x"),
+        Task("t", 5),
+        Task("t", "x", status="asleep"),
+        Task("t", "x", metadata=[]),
+        Task("t", "x", metadata={"a": {1}}),
+    ):
         with pytest.raises(InvalidMessage, match="task"):
             state.set_task(task)
     with pytest.raises(InvalidMessage, match="another id"):

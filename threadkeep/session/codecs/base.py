@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from threadkeep.model import Entry, JsonObject, Kind, dump_json
@@ -181,6 +182,11 @@ def applied(prepared: Prepared | None, messages: list[Any]) -> list[Any]:
     if prepared is None:
         return messages
     return [prepared(message, index, messages) for index, message in enumerate(messages)]
+
+
+def made_call_id(entry_id: str, place: int) -> str:
+    """16 hex digits for a call that came without an id: the same again for the same place in the same entry."""
+    return blake2b(f"{entry_id}:{place}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def dump_text(content: Any) -> str:

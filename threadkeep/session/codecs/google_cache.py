@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
-from threadkeep.errors import ThreadkeepError
+from threadkeep.errors import CacheWithoutName
 from threadkeep.model import JsonObject
 from threadkeep.session.codecs.google_genai import camel
 from threadkeep.session.codecs.jsonable import to_json
@@ -18,20 +18,6 @@ STATE_KEY: Final = "context_caches"
 _IN_CACHE: Final = {"systemInstruction": "system_instruction", "tools": "tools", "toolConfig": "tool_config"}
 _MARGIN: Final = 5
 """Seconds before its end at which a cache is no longer trusted."""
-
-
-class CacheWithoutName(ThreadkeepError, RuntimeError):
-    """Gemini created a cache and did not say what it is called."""
-
-    def __init__(self, model: str) -> None:
-        super().__init__(model)
-        self.model = model
-
-    def __str__(self) -> str:
-        return (
-            f"Gemini created a context cache without a name for {self.model}. The model was not called and nothing was "
-            "written; send the request as it was, without the cache."
-        )
 
 
 class HasState(Protocol):

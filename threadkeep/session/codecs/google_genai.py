@@ -4,12 +4,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Any, Final
 
 from threadkeep.errors import EmptyReply, InvalidMessage
 from threadkeep.model import Entry, JsonObject, Kind
-from threadkeep.session.codecs.base import Part, Prepared, Reply, ToolCall, ToolDefinition, Usage, applied
+from threadkeep.session.codecs.base import Part, Prepared, Reply, ToolCall, ToolDefinition, Usage, applied, made_call_id
 from threadkeep.session.codecs.jsonable import to_json
 
 _KINDS: Final[dict[str, Kind]] = {"user": "user", "model": "assistant", "system": "system"}
@@ -205,8 +204,8 @@ def _spoken(role: str, parts: list[Any], entry_id: str = "", meta: JsonObject | 
         raise InvalidMessage("message.parts", "a function call in pieces", "switch streamFunctionCallArguments off")
     answers = role == "user" and _inner(parts, "functionResponse")
     lossy = {"lossy": True} if {} in parts else {}
-    kept = _identified(parts, entry_id) if role == "model" else parts
-    return Part("tool" if answers else _KINDS[role], {"role": role, "parts": kept}, {**(meta or {}), **lossy})
+    body = {"role": role, "parts": _identified(parts, entry_id)}
+    return Part("tool" if answers else _KINDS[role], body, {**(meta or {}), **lossy})
 
 
 def _parts(content: Any) -> list[Any]:
@@ -233,7 +232,7 @@ def _identified(parts: list[Any], entry_id: str) -> list[Any]:
 
 
 def _with_id(part: Any, entry_id: str, index: int) -> Any:
-    made = blake2b(f"{entry_id}:{index}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    made = made_call_id(entry_id, index)
     without = [call for call in _inner([part], "functionCall") if not call.get("id")]
     return {**part, "functionCall": {**without[0], "id": made}} if without else part
 
@@ -298,7 +297,7 @@ def _system_instruction(entries: Sequence[Entry]) -> JsonObject:
     if not prompts:
         return {}
     content = prompts[-1].get("parts") or prompts[-1].get("content")
-    return {"system_instruction": {"parts": deepcopy(_parts(content))}} if content else {}
+    return {"system_instruction": {"parts": _parts(content)}} if content else {}
 
 
 def _declared(tools: Sequence[ToolDefinition]) -> JsonObject:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
-from hashlib import blake2b
 from importlib import import_module
 from math import inf
 from operator import add
@@ -12,7 +11,17 @@ from typing import Any, Final
 
 from threadkeep.errors import EmptyReply, InvalidMessage, SdkMissing
 from threadkeep.model import Entry, JsonObject, Kind, check_json
-from threadkeep.session.codecs.base import Part, Prepared, Reply, ToolCall, ToolDefinition, Usage, applied, dump_text
+from threadkeep.session.codecs.base import (
+    Part,
+    Prepared,
+    Reply,
+    ToolCall,
+    ToolDefinition,
+    Usage,
+    applied,
+    dump_text,
+    made_call_id,
+)
 from threadkeep.session.codecs.jsonable import to_json
 from threadkeep.session.codecs.plain import KIND_OF_ROLE
 
@@ -82,7 +91,7 @@ class LangChainCodec:
             calls=[call for entry in entries for call in self.calls(entry)],
             usage=sum(usage, Usage(requests=1)),
             text="".join(_text(each.get("content")) for each in data),
-            stop=next((_stop(each) for each in reversed(data)), ""),
+            stop=_stop(data[-1]) if data else "",
         )
 
     def calls(self, entry: Entry) -> list[ToolCall]:
@@ -270,7 +279,7 @@ def _identified(data: JsonObject, entry_id: str) -> JsonObject:
 
 
 def _with_id(call: JsonObject, entry_id: str, index: int) -> JsonObject:
-    made = blake2b(f"{entry_id}:{index}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    made = made_call_id(entry_id, index)
     return call if call.get("id") else {**call, "id": made}
 
 

@@ -1,6 +1,5 @@
 """OpenAI's Chat Completions, and whatever other provider speaks that protocol."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -8,7 +7,17 @@ from typing import Any, Final, NoReturn
 
 from threadkeep.errors import EmptyReply, InvalidMessage
 from threadkeep.model import Entry, JsonObject, Kind, check_json
-from threadkeep.session.codecs.base import Part, Prepared, Reply, ToolCall, ToolDefinition, Usage, applied, dump_text
+from threadkeep.session.codecs.base import (
+    Part,
+    Prepared,
+    Reply,
+    ToolCall,
+    ToolDefinition,
+    Usage,
+    applied,
+    dump_text,
+    made_call_id,
+)
 from threadkeep.session.codecs.jsonable import to_json
 
 _KINDS: Final[dict[str, Kind]] = {
@@ -120,7 +129,7 @@ def _answer(completion: Any, entry_id: str) -> Part:
     if said is None:
         rule = "is a piece of a stream; append the answer as a whole"
         raise InvalidMessage("message", type(completion).__name__, rule)
-    body = _body(said, entry_id)
+    body = _body({**to_json(said), "role": "assistant"}, entry_id)  # a role repeated in each chunk has piled up by now
     if _is_silent(body):
         raise EmptyReply(stop or "")
     facts = {
@@ -263,11 +272,6 @@ def parsed_arguments(text: Any) -> tuple[Any, str]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is none of its values")
-
-
-def made_call_id(entry_id: str, index: int) -> str:
-    """An id for a call that came without one; the same again for the same place, and as short as OpenAI demands."""
-    return f"call_{hashlib.sha256(f'{entry_id}/{index}'.encode()).hexdigest()[:24]}"
 
 
 def counted(usage: Any, *path: str) -> int:

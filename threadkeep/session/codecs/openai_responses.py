@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from threadkeep.errors import EmptyReply, InvalidMessage
 from threadkeep.model import Entry, JsonObject, Kind
-from threadkeep.session.codecs.base import Part, Prepared, Reply, ToolCall, ToolDefinition, Usage, applied
+from threadkeep.session.codecs.base import Part, Prepared, Reply, ToolCall, ToolDefinition, Usage, applied, made_call_id
 from threadkeep.session.codecs.jsonable import to_json
 from threadkeep.session.codecs.openai_chat import (
     body_of,
@@ -14,7 +14,6 @@ from threadkeep.session.codecs.openai_chat import (
     fact,
     function,
     last_fact,
-    made_call_id,
     parsed_arguments,
     result_content,
 )
@@ -31,9 +30,9 @@ _RUN_BY_APP: Final = ("function_call", "custom_tool_call")
 class OpenAIResponsesCodec:
     """Items of Responses, one entry each.
 
-    A `Response` becomes one entry for each item of its output, all of them the model's, also what OpenAI's own tools put
-    out in it; model, usage, reason and id are in the `meta` of the last. Items of a type that is not known are kept and
-    sent back as they are. So are calls of tools that OpenAI defines and the app runs (a shell, a patch, a computer);
+    A `Response` becomes one entry for each item of its output, all of them the model's, also what OpenAI's own tools
+    put out in it; model, usage, reason and id are in the `meta` of the last. Items of a type that is not known are kept
+    and sent back as they are. So are calls of tools that OpenAI defines and the app runs, as a shell or a computer;
     whoever offers one appends its output item.
 
     A reasoning item is refused without the item that it led to. So `cut` takes it along, and a request leaves it out

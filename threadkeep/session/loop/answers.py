@@ -59,7 +59,7 @@ def open_answer(entries: Sequence[Entry], codec: Codec) -> OpenAnswer | None:
     while start and entries[start - 1].kind == "assistant":
         start -= 1
     answer = list(entries[start:end])
-    answered = {call_id for entry in entries[end:] for call_id in codec.answers(entry)}
+    answered = {call_id for entry in entries[start:] for call_id in codec.answers(entry)}
     calls = [call for entry in answer for call in codec.calls(entry)]
     unanswered = [(place, call) for place, call in enumerate(calls) if call.id not in answered]
     if not unanswered:

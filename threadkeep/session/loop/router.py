@@ -144,7 +144,7 @@ class Router:
         self, batch: RunningBatch, works: Sequence[Work[Outcome | None]], parallel: bool
     ) -> list[Outcome | None]:
         try:
-            return await (self._at_once(works) if parallel else self._in_turn(batch, works))
+            return await self._at_once(works) if parallel else [await work() for work in works]
         except BaseException:
             batch.cancelled = True
             raise
@@ -157,14 +157,6 @@ class Router:
             if isinstance(outcome, Exception):
                 raise outcome
             outcomes.append(outcome)
-        return outcomes
-
-    async def _in_turn(self, batch: RunningBatch, works: Sequence[Work[Outcome | None]]) -> list[Outcome | None]:
-        outcomes: list[Outcome | None] = []
-        for work in works:
-            outcomes.append(await work())
-            if batch.rewind is not None:
-                break
         return outcomes
 
     # --- asking about calls and outcomes ----------------------------------------------------------------------------
