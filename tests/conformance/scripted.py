@@ -91,7 +91,7 @@ def wants(*calls: dict[str, Any]) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": list(calls)}
 
 
-def call(call_id: str, name: str, **args: Any) -> dict[str, Any]:
+def call(call_id: str, name: str, /, **args: Any) -> dict[str, Any]:
     return {"id": call_id, "name": name, "args": args}
 
 
@@ -119,7 +119,7 @@ def claude(*blocks: Any, used: tuple[int, int] = (0, 0)) -> dict[str, Any]:
     }
 
 
-def uses(call_id: str, name: str, **args: Any) -> dict[str, Any]:
+def uses(call_id: str, name: str, /, **args: Any) -> dict[str, Any]:
     return {"type": "tool_use", "id": call_id, "name": name, "input": args}
 
 
