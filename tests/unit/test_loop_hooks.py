@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
+from anthropic.types import TextBlock
 from pydantic import BaseModel
 
 from threadkeep.errors import InvalidMessage
@@ -190,7 +191,9 @@ class Point:
         ("text", "text"),
         ({"a": [1, (2, 3)]}, {"a": [1, [2, 3]]}),
         (b"\xff\xfe", "//4="),
-        (Reading(at=dt.date(2026, 1, 2)), {"at": "2026-01-02"}),
+        (Reading(at=dt.date(2026, 1, 2)), {"at": "2026-01-02", "value": None}),
+        ([{"a": Reading(at=dt.date(2026, 1, 2), value=1)}], [{"a": {"at": "2026-01-02", "value": 1.0}}]),
+        (TextBlock(type="text", text="from an SDK"), {"type": "text", "text": "from an SDK"}),
         ([Point(1, dt.date(2026, 1, 2))], [{"x": 1, "seen": "2026-01-02"}]),
         ({1: {2}}, {"1": [2]}),
         (float("inf"), None),

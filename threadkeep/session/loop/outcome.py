@@ -4,10 +4,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from threadkeep.errors import InvalidMessage
-from threadkeep.model import check_json
+from threadkeep.model import MAX_JSON_DEPTH, check_json
 from threadkeep.session.codecs.base import ToolCall, Usage
 from threadkeep.session.codecs.jsonable import to_json
 
@@ -87,12 +88,25 @@ def as_json(value: Any) -> Any:
         InvalidMessage: names the type that is no JSON.
     """
     try:
-        content = to_json(value)
+        content = to_json(_with_own_models_dumped(value))
         check_json(content, "result")
-    except InvalidMessage:
+    except (InvalidMessage, PydanticSerializationError):
         content = _as_pydantic_would(value)
         check_json(content, "result")
     return content
+
+
+def _with_own_models_dumped(value: Any, depth: int = 0) -> Any:
+    """The app's own pydantic models as JSON, defaults included; those of SDKs (they have `to_dict`) are left alone."""
+    if depth > MAX_JSON_DEPTH:
+        return value
+    if isinstance(value, BaseModel) and not hasattr(value, "to_dict"):
+        return to_jsonable_python(value, by_alias=True, bytes_mode="base64", inf_nan_mode="null")
+    if isinstance(value, dict):
+        return {key: _with_own_models_dumped(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_own_models_dumped(inner, depth + 1) for inner in value]
+    return value
 
 
 def _as_pydantic_would(value: Any) -> Any:
