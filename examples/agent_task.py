@@ -62,6 +62,8 @@ def answer(self: Task[Any, Any], thread_id: str) -> dict[str, Any]:
     """
     try:
         with threads().open(thread_id, wait=2) as session:
+            if not session.unanswered:  # an earlier task answered this message together with its own
+                return {"thread_id": thread_id, "reason": "nothing to answer"}
             return session.run(model, tools=TOOLS, run_id=self.request.id).to_dict()
     except ThreadkeepError as error:
         if error.retryable:
@@ -70,7 +72,11 @@ def answer(self: Task[Any, Any], thread_id: str) -> dict[str, Any]:
 
 
 def say(thread_id: str, text: str) -> str:
-    """What a web app does: keep the message, then queue the work. Returns the task's id."""
+    """What a web app does: keep the message, then queue the work. Returns the task's id.
+
+    Raises:
+        ThreadBusy: the agent is answering; the client should come back.
+    """
     message_id = str(uuid4())
     with threads().open(thread_id, create=True, wait=2) as session:
         session.user(text, id=message_id)

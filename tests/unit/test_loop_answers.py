@@ -5,7 +5,7 @@ import pytest
 from threadkeep.model import Entry
 from threadkeep.session.codecs.base import Usage
 from threadkeep.session.codecs.plain import PlainCodec
-from threadkeep.session.loop.answers import Repair, open_answer, repairs_in, settled
+from threadkeep.session.loop.answers import Repair, open_answers, repairs_in, settled
 from threadkeep.session.loop.progress import ENDS, TOOL_USAGE, progress_of
 from threadkeep.session.loop.state import Status
 
@@ -34,33 +34,45 @@ def ids(entries):
 
 
 def test_a_thread_without_calls_has_no_open_answer():
-    assert open_answer([], CODEC) is None
-    assert open_answer([said("1"), answer("2")], CODEC) is None
+    assert open_answers([], CODEC) == []
+    assert open_answers([said("1"), answer("2")], CODEC) == []
 
 
 def test_an_answered_call_is_not_open_whatever_stands_between():
-    assert open_answer([answer("1", "a", "b"), said("2"), result("3", "b"), result("4", "a")], CODEC) is None
+    assert open_answers([answer("1", "a", "b"), said("2"), result("3", "b"), result("4", "a")], CODEC) == []
 
 
 def test_the_calls_that_nobody_answered_are_open_with_their_places():
-    found = open_answer([said("0"), answer("1", "a", "b", "c"), result("2", "b")], CODEC)
+    (found,) = open_answers([said("0"), answer("1", "a", "b", "c"), result("2", "b")], CODEC)
     assert found.message_id == "1"
     assert [(place, call.id) for place, call in found.calls] == [(0, "a"), (2, "c")]
     assert found.last
 
 
 def test_an_open_answer_that_a_user_followed_is_not_the_last():
-    assert not open_answer([answer("1", "a"), said("2")], CODEC).last
+    assert not open_answers([answer("1", "a"), said("2")], CODEC)[0].last
 
 
 def test_an_answer_of_several_entries_is_one():
-    found = open_answer([said("0"), answer("1"), answer("1.1", "a"), answer("1.2", "b"), result("2", "a")], CODEC)
+    entries = [said("0"), answer("1"), answer("1.1", "a"), answer("1.2", "b"), result("2", "a")]
+    (found,) = open_answers(entries, CODEC)
     assert (found.message_id, ids(found.entries)) == ("1", ["1", "1.1", "1.2"])
-    assert [call.id for _, call in found.calls] == ["b"]
+    assert [(place, call.id) for place, call in found.calls] == [(1, "b")]
 
 
-def test_an_older_open_call_is_not_looked_for_behind_a_later_answer():
-    assert open_answer([answer("1", "a"), said("2"), answer("3")], CODEC) is None
+def test_answers_that_stand_side_by_side_are_two():
+    (found,) = open_answers([answer("one"), answer("two", "a")], CODEC)
+    assert (found.message_id, ids(found.entries)) == ("two", ["two"])
+
+
+def test_an_older_open_call_is_found_behind_later_answers_too():
+    older, newer = open_answers([answer("1", "a"), said("2"), answer("3"), said("4"), answer("5", "b")], CODEC)
+    assert (older.message_id, older.last, newer.message_id, newer.last) == ("1", False, "5", True)
+
+
+def test_an_id_that_comes_back_in_a_later_turn_is_another_call():
+    (found,) = open_answers([answer("1", "a"), result("2", "a"), answer("3", "a")], CODEC)
+    assert found.message_id == "3"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +83,8 @@ def test_an_older_open_call_is_not_looked_for_behind_a_later_answer():
         ([answer("1"), answer("1.1", "a"), said("2"), result("3", "a")], ["1", "1.1", "3", "2"]),
         ([answer("1", "a"), result("2", "a"), answer("3", "a"), result("4", "a")], ["1", "2", "3", "4"]),
         ([result("1", "a"), answer("2", "a"), result("3", "a")], ["1", "2", "3"]),
+        ([answer("1", "a"), answer("2", "b"), result("3", "b"), result("4", "a")], ["1", "2", "4", "3"]),
+        ([answer("1", "a"), said("2"), answer("3", "a"), result("4", "a"), result("5", "a")], ["1", "4", "2", "3", "5"]),
         ([said("1"), answer("2")], ["1", "2"]),
     ],
 )
@@ -134,6 +148,12 @@ def test_a_message_that_was_posted_asks_for_another_turn():
 def test_an_unfinished_run_is_overtaken_by_answers_of_others():
     entries = [said("h", **run(0)), said("more"), answer("b1", run="other", turn=1)]
     assert progress_of(entries, "r", CODEC).at == "overtaken"
+
+
+def test_a_run_that_ended_stays_ended_though_a_repair_came_after():
+    repaired = result("fixed", "x", **run(1), repair={"message": "a1", "call": "x", "reason": "…"})
+    entries = [said("h", **run(0)), answer("a1", **run(1)), repaired]
+    assert progress_of(entries, "r", CODEC).at == "ended"
 
 
 def test_tokens_of_answers_and_tools_are_counted_again():

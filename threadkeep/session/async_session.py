@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class AsyncSession(SessionFacts):
     """An open thread and its lease; see `Session`, whose every method is here as a coroutine.
 
-    `messages`, `entries` and `repairs` are awaited as they stand: `await session.messages`. Leaving is shielded: a
-    cancelled task still saves, releases and queues the flush before the cancellation goes on.
+    `messages`, `entries`, `repairs` and `unanswered` are awaited as they stand: `await session.messages`. Leaving is
+    shielded: a cancelled task still saves, releases and queues the flush before the cancellation goes on.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class AsyncSession(SessionFacts):
 
     async def truncate(self, message_id: str) -> int:
         """See `Session.truncate`."""
-        return await self._open().truncate(message_id)
+        return await self._talking().truncate(message_id)
 
     async def pop(self) -> Any:
         """See `Session.pop`."""
@@ -64,9 +64,7 @@ class AsyncSession(SessionFacts):
 
     async def replace(self, *messages: Any, ids: Sequence[str] | None = None) -> list[str]:
         """See `Session.replace`."""
-        entries = self._open().encode(messages, ids)
-        await self._writer.replace(entries)
-        return [entry.id for entry in entries]
+        return await self._talking().replace(messages, ids)
 
     async def label(self, **labels: str | None) -> None:
         """See `Session.label`."""
@@ -85,6 +83,11 @@ class AsyncSession(SessionFacts):
     async def messages(self) -> list[Any]:
         """See `Session.messages`."""
         return await self._talking().messages()
+
+    @property
+    async def unanswered(self) -> bool:
+        """See `Session.unanswered`."""
+        return await self._talking().unanswered()
 
     @property
     async def repairs(self) -> list[Repair]:

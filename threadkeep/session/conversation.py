@@ -11,7 +11,7 @@ from threadkeep.errors import InvalidMessage, SystemPromptMissing, ThreadkeepErr
 from threadkeep.model import Entry, JsonObject, fresh_id
 from threadkeep.session.codecs.base import Codec, Part, ToolCall, ToolDefinition
 from threadkeep.session.codecs.plain import PlainCodec
-from threadkeep.session.loop.answers import OpenAnswer, Repair, open_answer, repairs_in, settled
+from threadkeep.session.loop.answers import OpenAnswer, Repair, open_answers, repairs_in, settled
 from threadkeep.session.loop.hooks import hook
 from threadkeep.session.loop.progress import RUN, TURN
 from threadkeep.session.writer import Leaving, Writer
@@ -30,7 +30,7 @@ class Conversation:
         self.writer = writer
         self.on_dangling = on_dangling
         self.repairs: list[Repair] = []
-        self._mended = False
+        self._sound = 0
         self._inbox: Inbox | None = None
 
     @property
@@ -42,25 +42,28 @@ class Conversation:
     async def append(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
         """Append messages; unanswered calls before them are answered first, unless the messages do."""
         entries = self.writer.encode(messages, ids)
-        if entries and entries[0].kind != "tool" and not self.codec.answers(entries[0]):
-            await self._mend_provider("the next message came without its result")
         made_here = ids is None and not any(isinstance(message, Entry) for message in messages)
+        if entries and entries[0].kind != "tool" and not self.codec.answers(entries[0]):
+            await self._mend_before(entries, fresh=made_here)
         await self.add(entries, fresh=made_here)
         return [entry.id for entry in entries]
 
     async def add(self, entries: Sequence[Entry], *, fresh: bool = False, with_state: bool = False) -> None:
         """Append entries as they are."""
         await self.writer.append(entries, fresh=fresh, with_state=with_state)
-        if any(entry.kind == "assistant" for entry in entries):
-            self._mended = False
 
     async def say(self, part: Part, message_id: str | None, meta: JsonObject | None = None) -> str:
         """Append a message that the codec made."""
+        entries = self.writer.entries_of([part], message_id or fresh_id(), meta)
         if part.kind != "tool":
-            await self._mend_provider("the next message came without its result")
-        entries = self.writer.entries_from([part], message_id or fresh_id(), meta)
+            await self._mend_before(entries, fresh=message_id is None)
         await self.add(entries, fresh=message_id is None)
         return entries[0].id
+
+    async def _mend_before(self, entries: Sequence[Entry], *, fresh: bool) -> None:
+        """A repeat, whose messages are there already, leaves alone what came after the first time."""
+        if fresh or not await self.writer.holds([entry.id for entry in entries]):
+            await self._mend_provider("the next message came without its result")
 
     async def system(self, content: Any, message_id: str | None = None) -> str:
         """Put a system prompt in force; the one in force already is not repeated."""
@@ -84,13 +87,32 @@ class Conversation:
                     return call
         raise InvalidMessage("call", ascii(call_id)[:80], "no message of the thread makes a tool call with that id")
 
+    async def unanswered(self) -> bool:
+        """Whether a model should speak next: the last message is not its own, or calls tools that did not answer."""
+        last = await self.writer.last_entry()
+        if last is None or last.kind != "assistant":
+            return last is not None
+        return bool(open_answers(await self.writer.entries_from(self._sound), self.codec))
+
     async def pop(self) -> Any:
         """Remove the last message, and what would be invalid without it; None of an empty thread."""
         entries = await self.writer.entries()
         if not entries:
             return None
-        await self.writer.truncate(entries[-1].id)
+        await self.truncate(entries[-1].id)
         return self.codec.native(entries[-1:])[0]
+
+    async def truncate(self, message_id: str) -> int:
+        """Remove a message and all after it; how many entries went."""
+        self._sound = 0
+        return await self.writer.truncate(message_id)
+
+    async def replace(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
+        """Put other messages in the place of all."""
+        entries = self.writer.encode(messages, ids)
+        self._sound = 0
+        await self.writer.replace(entries)
+        return [entry.id for entry in entries]
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -114,22 +136,22 @@ class Conversation:
 
     # --- repairing --------------------------------------------------------------------------------------------------
 
-    async def open_answer(self) -> OpenAnswer | None:
-        return open_answer(await self.writer.last_exchange(), self.codec)
-
     async def _mend_provider(self, reason: str) -> None:
         """Mend, but leave plain messages alone: no provider would refuse them, and whose calls they are is unknown."""
         if not isinstance(self.codec, PlainCodec):
             await self.mend(reason)
 
     async def mend(self, reason: str) -> None:
-        """Answer the calls that nobody answered, or drop the answer that made them; as `on_dangling` says."""
-        if self._mended or self.on_dangling == "keep":
+        """Answer the calls that nobody answered, or drop the answer that made them; as `on_dangling` says.
+
+        Looks at what was added since it looked last: what stands before is known to be sound.
+        """
+        if self.on_dangling == "keep":
             return
-        found = await self.open_answer()
-        if found is not None:
+        entries = await self.writer.entries_from(self._sound)
+        for found in open_answers(entries, self.codec):
             await self._repair(found, reason)
-        self._mended = True
+        self._sound = self.writer.count
 
     async def _repair(self, found: OpenAnswer, reason: str) -> None:
         dropped = self.on_dangling == "drop" and found.last
@@ -151,7 +173,7 @@ class Conversation:
         for (place, call), repair in zip(found.calls, repairs, strict=True):
             message_id = f"t-{own[RUN]}-{own[TURN]}-{place}" if len(own) == 2 else f"{found.message_id}.t{place}"
             part = self.codec.result(call, INTERRUPTED, error=True)
-            entries += self.writer.entries_from([part], message_id, {**own, **repair.to_meta()})
+            entries += self.writer.entries_of([part], message_id, {**own, **repair.to_meta()})
         return entries
 
     async def leave(self, *, failed: bool) -> Leaving:
@@ -191,7 +213,7 @@ class Posted:
 
 
 class Inbox:
-    """Messages posted while a run is going on, from any thread; none gets lost when it closes."""
+    """Messages posted while a run is going on, from any thread; each stays until it is stored."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -205,20 +227,18 @@ class Inbox:
                 self._waiting.append(posted)
             return self._open
 
-    def take(self, *, or_close: bool = False) -> list[Posted]:
-        """All that wait; if there are none, the inbox may be closed in the same step."""
+    def first(self, *, or_close: bool = False) -> Posted | None:
+        """The message that waits longest. If there is none, the inbox may be closed in the same step."""
         with self._lock:
-            taken = list(self._waiting)
-            self._waiting.clear()
-            if or_close and not taken:
-                self._open = False
-            return taken
+            if self._waiting:
+                return self._waiting[0]
+            self._open = self._open and not or_close
+            return None
 
-    def close(self) -> list[Posted]:
-        """Take no more; what still waits."""
+    def stored(self) -> None:
+        """The first message is in the thread."""
         with self._lock:
-            self._open = False
-            return list(self._waiting)
+            self._waiting.popleft()
 
 
 def checked_system(codec: Codec, content: Any) -> Part:

@@ -166,7 +166,7 @@ class Session(SessionFacts):
 
         What is invalid without what was removed, as a reasoning item without the item that it led to, goes too.
         """
-        return run_now(self._open().truncate(message_id))
+        return run_now(self._talking().truncate(message_id))
 
     def pop(self) -> Any:
         """Remove the last message, and what is invalid without it, and return it; None from an empty thread."""
@@ -174,9 +174,7 @@ class Session(SessionFacts):
 
     def replace(self, *messages: Any, ids: Sequence[str] | None = None) -> list[str]:
         """Put these messages in the place of all; returns their ids."""
-        entries = self._open().encode(messages, ids)
-        run_now(self._writer.replace(entries))
-        return [entry.id for entry in entries]
+        return run_now(self._talking().replace(messages, ids))
 
     def label(self, **labels: str | None) -> None:
         """Set labels; None removes one. They are searchable in the catalog after the next flush."""
@@ -201,6 +199,11 @@ class Session(SessionFacts):
     def messages(self) -> list[Any]:
         """All messages as the provider, or its framework, has them, oldest first; fresh objects on each access."""
         return run_now(self._talking().messages())
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a model should speak next: the last message is not its own, or calls tools that did not answer."""
+        return run_now(self._talking().unanswered())
 
     @property
     def repairs(self) -> list[Repair]:

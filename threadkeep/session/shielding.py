@@ -33,14 +33,14 @@ async def shielded(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledEr
 def deferred_signals() -> Iterator[None]:
     """Let signals that ask to stop wait until the block is done; then they do what they would have done.
 
-    Only signals with a handler in Python wait, and only in the main thread, since only there such handlers run.
+    Only in the main thread, since only there Python's handlers run. Signals that are ignored stay so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
     before = {number: signal.getsignal(number) for number in STOPPING}
-    taken = {number: handler for number, handler in before.items() if callable(handler)}
+    taken = {number: handler for number, handler in before.items() if callable(handler) or handler is signal.SIG_DFL}
     for taken_over in taken:
         signal.signal(taken_over, lambda number, _: arrived.append(number))
     try:

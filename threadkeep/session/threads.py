@@ -173,13 +173,13 @@ class Threads(Asking):
             contents = await self.hot.read(source, with_ids=True)
             if contents is None:
                 continue
-            parts = await self._copied(source, contents, copying)
             ticket = ""
             if chosen:
                 brought = await self.bring(target, deadline - time.monotonic())
                 if brought.status == "here":
                     raise ThreadExists(str(target), await self._tier(target))
                 ticket = brought.ticket
+            parts = await self._copied(source, contents, copying)
             made = await self.hot.create(target, token, parts, ticket=ticket, gen=fresh_mark())
             if made.head is not None:
                 return made.head

@@ -74,7 +74,6 @@ class Writer:
         self._threads = threads
         self._hot = threads.hot
         self._settings = threads.settings
-        self._saved = dump_json(self.state.to_json())
         self._lost = False
         self._unsure = False
         self._records: list[bytes] | None = None
@@ -86,6 +85,7 @@ class Writer:
         self.rev, self.count, self.size = head.rev, head.count, head.raw_bytes + head.log_bytes
         self._records = [] if head.count == 0 else None
         self._positions = {} if head.count == 0 else None
+        self._saved = dump_json(State(head.state).to_json())
         self._unsure = False
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -93,25 +93,28 @@ class Writer:
     @property
     def has_read(self) -> bool:
         """Whether the messages are at hand, without asking Redis."""
-        return self._records is not None
+        return self._records is not None and not self._unsure
 
     async def entries(self) -> list[Entry]:
         """All messages, as objects of the caller's own."""
         await self._ready()
         return [Entry.from_record(record) for record in await self._all_records()]
 
-    async def last_exchange(self) -> list[Entry]:
-        """The model's last answer and all that follows it; what stands before is not parsed."""
+    async def entries_from(self, start: int) -> list[Entry]:
+        """The entries from a place on; those before are not parsed."""
         await self._ready()
-        found: list[Entry] = []
-        answered = False
-        for record in reversed(await self._all_records()):
-            entry = Entry.from_record(record)
-            if answered and entry.kind != "assistant":
-                break
-            answered = answered or entry.kind == "assistant"
-            found.append(entry)
-        return found[::-1]
+        return [Entry.from_record(record) for record in (await self._all_records())[start:]]
+
+    async def last_entry(self) -> Entry | None:
+        await self._ready()
+        records = await self._all_records()
+        return Entry.from_record(records[-1]) if records else None
+
+    async def holds(self, message_ids: Sequence[str]) -> bool:
+        """Whether all of these ids are there."""
+        await self._ready()
+        known = await self._known()
+        return all(id_hash(message_id) in known for message_id in message_ids)
 
     async def _all_records(self) -> list[bytes]:
         if self._records is None:
@@ -176,13 +179,17 @@ class Writer:
         if with_state:
             await self.save_state()
 
+    def check(self, entry: Entry) -> None:
+        """Refuse an entry that cannot be stored. Raises `InvalidMessage`."""
+        checked_record(entry, max_bytes=self._settings.max_message_bytes)
+
     def _records_of(self, entries: Sequence[Entry]) -> list[bytes]:
         """Records that may be written, as far as can be told before looking at the thread."""
         records = [checked_record(entry, max_bytes=self._settings.max_message_bytes) for entry in entries]
         check_batch(entries, self.codec.name, str(self.ref))
         return records
 
-    def entries_from(self, parts: Sequence[Part], message_id: str, meta: JsonObject | None = None) -> list[Entry]:
+    def entries_of(self, parts: Sequence[Part], message_id: str, meta: JsonObject | None = None) -> list[Entry]:
         """The entries of one message: the first bears its id, the others `<id>.1` and so on."""
         now = timestamp()
         return [
@@ -210,7 +217,7 @@ class Writer:
                 entries.append(message)
                 continue
             message_id = ids[index] if ids is not None else fresh_id()
-            entries += self.entries_from(self.codec.encode(message, message_id), message_id)
+            entries += self.entries_of(self.codec.encode(message, message_id), message_id)
         return entries
 
     def _check_size(self, records: Sequence[bytes]) -> None:
@@ -271,6 +278,7 @@ class Writer:
                 raise MessageNotFound(str(self.ref), message_id)
             keep = self.codec.cut(await self.entries(), keep)
             if await self._accepted(await self._sent(self._cut(contents, keep, gen))):
+                self._unsure = True  # what was read holds no longer, even if looking again fails
                 await self._look_again()
                 return contents.head.count - keep
         raise StoreUnavailable("Redis", f"a truncation of thread {self.ref}", "the thread kept changing")
@@ -297,6 +305,7 @@ class Writer:
             if await self._accepted(
                 await self._sent(self._hot.rewrite(self.ref, self.token, seen.head, parts, gen=gen))
             ):
+                self._unsure = True
                 await self._look_again()
                 return
         raise StoreUnavailable("Redis", f"a replacement in thread {self.ref}", "the thread kept changing")
@@ -396,7 +405,6 @@ class Writer:
             raise LeaseLost(str(self.ref))
         self._start_from(head)
         if head.rev < acknowledged:
-            self._saved = dump_json(head.state or {})
             raise HotTierLost(str(self.ref), acknowledged, head.rev)
 
     # --- leaving ----------------------------------------------------------------------------------------------------

@@ -33,10 +33,10 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class OpenAnswer:
-    """The last answer of a model, with calls that nobody answered.
+    """An answer of a model, with calls that nobody answered.
 
     Attributes:
-        entries: The answer's.
+        entries: The answer's, where they stand one behind the other.
         calls: Its unanswered calls, each with its place among all of its calls.
         last: Whether nothing but tool results stands behind it.
     """
@@ -50,65 +50,86 @@ class OpenAnswer:
         return self.entries[0].id
 
 
-def open_answer(entries: Sequence[Entry], codec: Codec) -> OpenAnswer | None:
-    """The last answer, if some of its calls are unanswered."""
-    end = len(entries)
-    while end and entries[end - 1].kind != "assistant":
-        end -= 1
-    start = end
-    while start and entries[start - 1].kind == "assistant":
-        start -= 1
-    answer = list(entries[start:end])
-    answered = {call_id for entry in entries[start:] for call_id in codec.answers(entry)}
-    calls = [call for entry in answer for call in codec.calls(entry)]
-    unanswered = [(place, call) for place, call in enumerate(calls) if call.id not in answered]
-    if not unanswered:
-        return None
-    return OpenAnswer(answer, unanswered, all(entry.kind == "tool" for entry in entries[end:]))
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call: its id, the places of its message's first and last entry, and its place among the message's calls."""
+
+    call_id: str
+    start: int
+    end: int
+    place: int
+
+
+def open_answers(entries: Sequence[Entry], codec: Codec) -> list[OpenAnswer]:
+    """The answers with unanswered calls, oldest first. An id that comes back in a later turn is another call."""
+    open_calls, _ = _matched(entries, codec)
+    found: list[OpenAnswer] = []
+    for start, end in sorted({(call.start, call.end) for call in open_calls}):
+        answer = list(entries[start : end + 1])
+        calls = [call for entry in answer for call in codec.calls(entry)]
+        places = sorted(call.place for call in open_calls if call.start == start)
+        last = all(entry.kind == "tool" for entry in entries[end + 1 :])
+        found.append(OpenAnswer(answer, [(place, calls[place]) for place in places], last))
+    return found
 
 
 def settled(entries: Sequence[Entry], codec: Codec) -> list[Entry]:
     """The same entries, each tool result behind the answer that called it, in call order.
 
-    What arrives while tools run, as a message of another session of an importer's, stands between a call and its
-    result; every provider refuses that.
+    What arrives while tools run, as in an archive brought over, may stand between a call and its result; every provider
+    refuses that. Answers that stand one behind the other count as one.
     """
-    waiting: dict[str, list[int]] = {}
-    for at, entry in enumerate(entries):
-        for call_id in codec.answers(entry):
-            waiting.setdefault(call_id, []).append(at)
-    if not waiting:
-        return list(entries)
+    _, answered = _matched(entries, codec)
+    behind: dict[int, list[tuple[int, int, int]]] = {}
+    for at, call in answered.items():
+        behind.setdefault(_block_end(entries, call.end), []).append((call.start, call.place, at))
     ordered: list[Entry] = []
-    placed: set[int] = set()
     for at, entry in enumerate(entries):
-        if at in placed:
-            continue
-        ordered.append(entry)
-        placed.add(at)
-        if entry.kind == "assistant" and not _goes_on(entries, at):
-            for found in _results(entries, at, waiting, codec):
-                if found not in placed:
-                    placed.add(found)
-                    ordered.append(entries[found])
+        if at not in answered:
+            ordered.append(entry)
+        ordered += [entries[result] for _, _, result in sorted(behind.get(at, ()))]
     return ordered
 
 
-def _goes_on(entries: Sequence[Entry], at: int) -> bool:
-    return at + 1 < len(entries) and entries[at + 1].kind == "assistant"
+def _matched(entries: Sequence[Entry], codec: Codec) -> tuple[list[_Call], dict[int, _Call]]:
+    """The calls that nobody answered; and where results stand, each with the first call that it answers."""
+    waiting: list[_Call] = []
+    answered: dict[int, _Call] = {}
+    for start, end in _messages(entries):
+        made = 0
+        for at in range(start, end + 1):
+            if entries[at].kind == "assistant":
+                calls = codec.calls(entries[at])
+                waiting += [_Call(call.id, start, end, made + place) for place, call in enumerate(calls)]
+                made += len(calls)
+            for call_id in codec.answers(entries[at]):
+                call = next((call for call in waiting if call.call_id == call_id), None)
+                if call is not None:
+                    waiting.remove(call)
+                    if entries[at].kind != "assistant":  # what a provider ran stays where the provider put it
+                        answered.setdefault(at, call)
+    return waiting, answered
 
 
-def _results(entries: Sequence[Entry], at: int, waiting: dict[str, list[int]], codec: Codec) -> list[int]:
-    """Where the results of the answer that ends at `at` stand; ids may come back later, so the first fits."""
-    start = at
-    while start and entries[start - 1].kind == "assistant":
-        start -= 1
-    calls = [call for entry in entries[start : at + 1] for call in codec.calls(entry)]
-    found: list[int] = []
-    for call in calls:
-        behind = [place for place in waiting.get(call.id, []) if place > at and place not in found]
-        found += behind[:1]
+def _messages(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """Where each message begins and ends; `X.1`, `X.2` and so on behind `X` are of the same message."""
+    found: list[tuple[int, int]] = []
+    for at, entry in enumerate(entries):
+        if found and _is_part_of(entries[found[-1][0]].id, entry.id):
+            found[-1] = (found[-1][0], at)
+        else:
+            found.append((at, at))
     return found
+
+
+def _is_part_of(message_id: str, entry_id: str) -> bool:
+    return entry_id.startswith(f"{message_id}.") and entry_id[len(message_id) + 1 :].isdigit()
+
+
+def _block_end(entries: Sequence[Entry], at: int) -> int:
+    while at + 1 < len(entries) and entries[at + 1].kind == "assistant":
+        at += 1
+    return at
 
 
 def repairs_in(entries: Sequence[Entry]) -> list[Repair]:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from threadkeep.model import Entry
 from threadkeep.session.codecs.base import Codec, Usage
+from threadkeep.session.loop.answers import REPAIR
 from threadkeep.session.loop.state import Status
 
 RUN: Final = "run"
@@ -49,7 +50,7 @@ def progress_of(entries: Sequence[Entry], run_id: str, codec: Codec) -> Progress
     answer = answers[-1] if answers else []
     turns = max(int(entry.meta.get(TURN, 0)) for entry in made)
     usage = sum((codec.reply(each).usage for each in answers), Usage()) + _used_by_tools(made)
-    status = _ended(made[-1], answer, codec)
+    status = _ended([entry for entry in made if REPAIR not in entry.meta], answer, codec)
     if status is not None:
         return Progress("ended", turns, answer, usage, status)
     behind = entries[own[-1] + 1 :]
@@ -65,7 +66,8 @@ def _answers(made: Iterable[Entry]) -> list[list[Entry]]:
     return [list(group) for _, group in groupby(said, key=lambda entry: entry.meta.get(TURN))]
 
 
-def _ended(last: Entry, answer: Sequence[Entry], codec: Codec) -> Status | None:
+def _ended(made: Sequence[Entry], answer: Sequence[Entry], codec: Codec) -> Status | None:
+    last = made[-1]
     if last.kind == "tool":
         told = last.meta.get(ENDS)
         return Status(told) if isinstance(told, str) else None

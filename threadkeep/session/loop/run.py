@@ -5,6 +5,7 @@ results is one write together with the state, and an answer is stored before its
 started any number of times, and goes on from where it was.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Final, Literal
 
 from threadkeep.errors import EmptyReply, InvalidMessage, ThreadkeepError
 from threadkeep.model import Entry, JsonObject
-from threadkeep.session.codecs.base import Reply, Usage
+from threadkeep.session.codecs.base import Reply, ToolDefinition, Usage
 from threadkeep.session.conversation import Conversation, Inbox, Posted
 from threadkeep.session.loop.calling import Calling, is_cancellation
 from threadkeep.session.loop.hooks import MessageEvent, SessionEnded, SessionStarted, TurnCompleted, hook
@@ -142,6 +143,7 @@ class Run:
         self._stop = ""
         self._overtaken = False
         self._started = False
+        self._archiving: Archiving | None = None
         self._inbox: Inbox = conversation.receive()
 
     async def go(self) -> Result:
@@ -155,9 +157,12 @@ class Run:
         try:
             await self._begin()
             await self._turns()
+            await self._wait_archived()
         except BaseException as error:
             self._end_as(Status.CANCELLED if is_cancellation(error) else Status.FAILED)
             left = await self._shield(self._leave(error))
+            if isinstance(left.error, asyncio.CancelledError):
+                raise left.error from error
             if left.error is not None:
                 error.add_note(f"While the run was left: {left.error}")
             raise
@@ -181,7 +186,7 @@ class Run:
         self._started = True
         await self._tell("on_session_start", SessionStarted(self._thread_id, self._asked.agent_name, self._metadata))
         if before is not None and before.at == "calling":
-            await self._run_tools(self._talk.codec.reply(self._answer))
+            await self._act_on(self._talk.codec.reply(self._answer), self._router.definitions())
 
     def _resume(self, before: Progress) -> None:
         log.info("a run goes on", extra={"thread_id": self._thread_id, "run_id": self._asked.run_id, "at": before.at})
@@ -213,14 +218,15 @@ class Run:
         spent = self._state.turns >= self._asked.max_turns
         if self._overtaken or self._state.status in (Status.FAILED, Status.CANCELLED):
             return False
-        for message in self._inbox.take(or_close=spent or not self._state.is_running):
-            await self._take_in(message)
+        while (posted := self._inbox.first()) is not None:
+            await self._take_in(posted)
         return self._state.is_running and not spent
 
     async def _take_in(self, posted: Posted) -> None:
         event = MessageEvent(self._thread_id, posted.content, posted.id)
         await self._tell("before_message", event)
         await self._talk.say(posted.part, posted.id, self._meta())
+        self._inbox.stored()
         await self._tell("after_message", event)
         self._state.run()
 
@@ -238,6 +244,9 @@ class Run:
             self._state.add_usage(blocked.usage)
             await self._complete(blocked)
             return
+        await self._act_on(reply, definitions)
+
+    async def _act_on(self, reply: Reply, definitions: Sequence[ToolDefinition]) -> None:
         if reply.again:
             self._answer_id = None
             await self._completed_turn(reply)
@@ -252,7 +261,7 @@ class Run:
         parts = self._talk.codec.encode(answer, self._answer_id)
         if any(part.kind != "assistant" for part in parts):
             raise InvalidMessage("answer", parts[0].kind, "a model must answer with an assistant's message")
-        self._answer = writer.entries_from(parts, self._answer_id, self._meta())
+        self._answer = writer.entries_of(parts, self._answer_id, self._meta())
         await self._talk.add(self._answer, fresh=False)
         reply = self._talk.codec.reply(self._answer)
         self._stop = reply.stop
@@ -272,7 +281,7 @@ class Run:
         return [
             entry
             for place, part in enumerate(results)
-            for entry in self._talk.writer.entries_from(
+            for entry in self._talk.writer.entries_of(
                 [part], self._result_id(place), {**self._meta(), ENDS: str(Status.COMPLETED)}
             )
         ]
@@ -316,20 +325,32 @@ class Run:
         log.info("a tool asked for its turn to be taken back", extra=facts)
         self._answer_id = self._answer[0].id
         self._answer = []
-        await self._talk.writer.truncate(self._answer_id)
+        await self._talk.truncate(self._answer_id)
 
     def _results(self, outcomes: Sequence[Outcome]) -> list[Entry]:
         """One entry for each call, in call order. The last says how the run ends, if a tool ended it."""
         entries: list[Entry] = []
         for place, outcome in enumerate(outcomes):
-            part = self._talk.codec.result(outcome.call, outcome.content, error=outcome.error)
             meta = self._meta()
             if outcome.usage is not None:
                 meta[TOOL_USAGE] = asdict(outcome.usage)
             if not self._state.is_running and place == len(outcomes) - 1:
                 meta[ENDS] = str(self._state.status)
-            entries += self._talk.writer.entries_from([part], self._result_id(place), meta)
+            entries.append(self._result_entry(outcome, self._result_id(place), meta))
         return entries
+
+    def _result_entry(self, outcome: Outcome, message_id: str, meta: JsonObject) -> Entry:
+        """A result as it is stored; one that cannot be, being too large for instance, says so instead."""
+        codec, writer = self._talk.codec, self._talk.writer
+        try:
+            part = codec.result(outcome.call, outcome.content, error=outcome.error)
+            (entry,) = writer.entries_of([part], message_id, meta)
+            writer.check(entry)
+        except InvalidMessage as problem:
+            log.warning("%s", problem, extra={"thread_id": self._thread_id, "call_id": outcome.call.id})
+            told = {"error": f"the tool's result cannot be kept: it {problem.rule}"}
+            (entry,) = writer.entries_of([codec.result(outcome.call, told, error=True)], message_id, meta)
+        return entry
 
     def _result_id(self, place: int) -> str:
         return f"t-{self._asked.run_id}-{self._state.turns}-{place}"
@@ -343,26 +364,40 @@ class Run:
         """Mend, save, queue the flush, tell: each step is tried, whatever became of those before."""
         left = Leaving()
         for step in (self._mend, self._take_in_rest, self._save):
-            try:
-                await step()
-            except Exception as failed:  # noqa: BLE001  kept, and raised unless something is on its way already
-                left.error = left.error or failed
-        left.archiving = await self._archive(self._asked.wait_flush)
+            await self._try(left, step())
+        left.archiving = self._archiving or await self._archive(None)
         if self._started:
-            try:
-                await self._tell("on_session_end", self._ended(error, left.archiving))
-            except Exception as failed:  # noqa: BLE001  the same
-                left.error = left.error or failed
+            await self._try(left, self._tell("on_session_end", self._ended(error, left.archiving)))
+        await self._try(left, self._take_in_rest(close=True))
         return left
+
+    async def _try(self, left: Leaving, step: Awaitable[None]) -> None:
+        try:
+            await step
+        except Exception as failed:  # noqa: BLE001  kept, and raised unless something is on its way already
+            left.error = left.error or failed
 
     async def _mend(self) -> None:
         if self._answer_id is not None or self._answer:
             await self._talk.mend("the run was broken off before its tools had answered")
 
-    async def _take_in_rest(self) -> None:
-        """What was posted and never taken in is kept all the same."""
-        for message in self._inbox.close():
-            await self._talk.say(message.part, message.id, self._meta())
+    async def _take_in_rest(self, *, close: bool = False) -> None:
+        """What was posted and never taken in is kept all the same, however many of them fail."""
+        failed: Exception | None = None
+        while (posted := self._inbox.first(or_close=close)) is not None:
+            try:
+                await self._talk.say(posted.part, posted.id, self._meta() if self._started else None)
+            except Exception as error:  # noqa: BLE001  the others are tried first
+                failed = failed or error
+            self._inbox.stored()
+        if failed is not None:
+            raise failed
+
+    async def _wait_archived(self) -> None:
+        """Not shielded: who cancels does not want to wait."""
+        if self._asked.wait_flush is not None:
+            await self._save()
+            self._archiving = await self._archive(self._asked.wait_flush)
 
     def _ended(self, error: BaseException | None, archiving: Archiving) -> SessionEnded:
         return SessionEnded(

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from threadkeep.errors import InvalidMessage, ThreadExists, ThreadkeepError
 from threadkeep.model import JsonObject, dump_json
@@ -16,6 +16,9 @@ from threadkeep.session.loop.tools import Tool, ToolResult
 
 AnyContext = ToolContext | AsyncToolContext
 ThreadMode = Literal["new", "fork", "continue"]
+OWN_THREAD: Final = ToolResult(
+    {"error": "that conversation is the one that is going on here; name another"}, error=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,11 @@ class Source:
         mode: What becomes of `thread_id`.
         thread_id: The thread to fork or to continue; None for a new one.
         before: Fork only what stands before this message.
-        from_parent: It is the thread of the agent that calls.
     """
 
     mode: ThreadMode
     thread_id: str | None = None
     before: str | None = None
-    from_parent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class Subagent:
 
     def _run(self, ctx: ToolContext, prompt: str, thread_id: str | None = None) -> ToolResult:
         source = source_of(self.thread, self.source, thread_id, ctx)
-        if source.from_parent or source.mode == "continue":
+        if source.mode == "continue" and source.thread_id == ctx.thread_id:
+            return OWN_THREAD
+        if source.thread_id is not None:
             with suppress(ThreadkeepError):  # best effort: what the child reads is as new as can be
                 ctx.save()
         with self._session(source, ctx) as session:
@@ -110,7 +113,9 @@ class Subagent:
 
     async def _run_async(self, ctx: AsyncToolContext, prompt: str, thread_id: str | None = None) -> ToolResult:
         source = source_of(self.thread, self.source, thread_id, ctx)
-        if source.from_parent or source.mode == "continue":
+        if source.mode == "continue" and source.thread_id == ctx.thread_id:
+            return OWN_THREAD
+        if source.thread_id is not None:
             with suppress(ThreadkeepError):
                 await ctx.save()
         async with await self._async_session(source, ctx) as session:
@@ -122,7 +127,7 @@ class Subagent:
         try:
             return self.keep.fork(**forked(source, ctx))
         except ThreadExists:  # an earlier attempt at this very call made it
-            return self.keep.open(own_id(ctx), namespace=ctx.namespace)
+            return self.keep.open(own_id(ctx), namespace=ctx.namespace, wait=self._patience)
 
     async def _async_session(self, source: Source, ctx: AsyncToolContext) -> Any:
         if source.mode != "fork":
@@ -130,13 +135,19 @@ class Subagent:
         try:
             return await self.keep.fork(**forked(source, ctx))
         except ThreadExists:
-            return await self.keep.open(own_id(ctx), namespace=ctx.namespace)
+            return await self.keep.open(own_id(ctx), namespace=ctx.namespace, wait=self._patience)
 
     def _opened(self, source: Source, ctx: AnyContext) -> dict[str, Any]:
+        where = {"namespace": ctx.namespace, "wait": self._patience}
         if source.mode == "continue":
-            return {"id": source.thread_id, "namespace": ctx.namespace}
+            return {"id": source.thread_id, **where}
         first = {"codec": self.codec, "system": self.system, "create": True}
-        return {"id": own_id(ctx), "namespace": ctx.namespace, **first}
+        return {"id": own_id(ctx), **where, **first}
+
+    @property
+    def _patience(self) -> float:
+        """Seconds after which the lease of an attempt that died is over."""
+        return float(self.keep.settings.lease_seconds) + 1
 
     def _asked(self, ctx: AnyContext, prompt: str) -> dict[str, Any]:
         return {
@@ -169,7 +180,7 @@ def source_of(mode: ThreadMode, source: str, thread_id: str | None, ctx: AnyCont
     if thread_id:
         return Source(mode, thread_id)
     if source == "parent":
-        return Source("fork", ctx.thread_id, before=ctx.assistant_id, from_parent=True)
+        return Source("fork", ctx.thread_id, before=ctx.assistant_id)
     return Source("new")
 
 
@@ -180,5 +191,5 @@ def forked(source: Source, ctx: AnyContext) -> dict[str, Any]:
 
 def own_id(ctx: AnyContext) -> str:
     """The id of a thread, and of a run, that belongs to one call: the same however often the call is made."""
-    made_of = dump_json([ctx.namespace, ctx.thread_id, ctx.run_id, ctx.call_id])
+    made_of = dump_json([ctx.namespace, ctx.thread_id, ctx.run_id, ctx.turn, ctx.call_id])
     return hashlib.blake2b(made_of, digest_size=11).hexdigest()
