@@ -1,11 +1,12 @@
-"""What zeitlich asks of its adapters for Anthropic, Google and LangChain that a session does here, whoever the provider is.
+"""What zeitlich asks of its adapters for Anthropic, Google and LangChain, and a session does here for any of them.
 
-Each test bears the title of the one that it answers to; docs/reference/conformance.md pairs them, and names the tests of
+Each test bears the title of the one that it answers to; docs/reference/conformance.md pairs them, and names tests of
 the codecs for the rest. A dagger marks a result that differs on purpose.
 """
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from google import genai
@@ -23,11 +24,20 @@ PROMPT = "You are helpful."
 
 
 class Anthropic:
-    """Neighbours of one role travel as one message, and the system prompt apart."""
+    """Neighbours of one role travel as one message, and the system prompt apart.
+
+    Each of these classes makes and reads messages of one provider: `user` and `answer` make them, `text` and `retold`
+    are of stored bodies, `reworded` of messages on their way, `prompt`, `messages` and `said` of whole requests.
+
+    Attributes:
+        options: What requests are made with.
+        turns: What `source` says, the text of each message on its way.
+        prompt_is_a_message: Whether it is one on its way.
+    """
 
     codec = "anthropic"
-    options = {"cache": False}  # noqa: RUF012
-    turns = [["Hello", "Anyone?"], ["Hi there!"]]  # noqa: RUF012
+    options: ClassVar = {"cache": False}
+    turns: ClassVar = [["Hello", "Anyone?"], ["Hi there!"]]
     prompt_is_a_message = False
 
     def user(self, text):
@@ -58,8 +68,8 @@ class Google:
     """The same, in other words."""
 
     codec = "google-genai"
-    options = {}  # noqa: RUF012
-    turns = Anthropic.turns
+    options: ClassVar = {}
+    turns: ClassVar = Anthropic.turns
     prompt_is_a_message = False
 
     def user(self, text):
@@ -90,8 +100,8 @@ class LangChain:
     """Each message travels by itself as an object, the system prompt first."""
 
     codec = "langchain"
-    options = {}  # noqa: RUF012
-    turns = [["Hello"], ["Anyone?"], ["Hi there!"]]  # noqa: RUF012
+    options: ClassVar = {}
+    turns: ClassVar = [["Hello"], ["Anyone?"], ["Hi there!"]]
     prompt_is_a_message = True
 
     def user(self, text):
@@ -172,8 +182,8 @@ def test_transforms_stored_messages_before_system_extraction_and_merge(face, ada
 
 def test_hooks_are_not_called_when_not_configured(face, adapter, source):
     with face.open(source) as session:
-        for hooks in (None, Hooks(), SimpleNamespace(on_prepare=None)):
-            request = session.request(hooks=hooks, **adapter.options)
+        for nothing in (None, Hooks(), SimpleNamespace(on_prepare=None)):
+            request = session.request(hooks=nothing, **adapter.options)
             assert adapter.prompt(request) == PROMPT
             assert adapter.said(request) == adapter.turns
 
@@ -215,24 +225,24 @@ def test_runs_on_prepare_before_on_prepared(face, adapter, thread_id):
         order.append(("post", index))
         return message
 
-    hooks = SimpleNamespace(on_prepared=after, on_prepare=before)
+    given = SimpleNamespace(on_prepared=after, on_prepare=before)
     with face.new(thread_id, codec=adapter.codec) as session:
-        ask(face, session, Scripted(adapter.answer("Hi there!")), input="Hello", hooks=hooks)
+        ask(face, session, Scripted(adapter.answer("Hi there!")), input="Hello", hooks=given)
     assert order == [("pre", 0), ("post", 0)]
 
 
 def test_on_prepared_sees_results_of_on_prepare(face, adapter, thread_id):
+    seen = []
+
+    def before(entry, index, entries):
+        return retold(adapter, entry, "[pre] ")
+
+    def after(message, index, messages):
+        seen.append(message)
+        return adapter.reworded(message, "[post]")
+
     with face.new(thread_id, codec=adapter.codec) as session:
         session.append(adapter.user("Hello"))
-        seen = []
-
-        def before(entry, index, entries):
-            return retold(adapter, entry, "[pre] ")
-
-        def after(message, index, messages):
-            seen.append(message)
-            return adapter.reworded(message, "[post]")
-
         request = request_of(session, adapter, on_prepare=before, on_prepared=after)
         before_only = request_of(session, adapter, on_prepare=before)
     assert seen == adapter.messages(before_only)
@@ -245,8 +255,8 @@ def test_on_prepared_sees_results_of_on_prepare(face, adapter, thread_id):
 
 def test_behaves_like_fork_when_neither_fork_hook_is_configured(face, adapter, source):
     before = face.read(source)
-    for hooks in (None, Hooks(), SimpleNamespace(on_fork_prepare=None)):
-        with face.fork(source, hooks=hooks) as fork:
+    for nothing in (None, Hooks(), SimpleNamespace(on_fork_prepare=None)):
+        with face.fork(source, hooks=nothing) as fork:
             assert fork.entries == before.entries
             assert fork.codec == adapter.codec
     assert face.read(source) == before
@@ -337,16 +347,16 @@ def fades_after(tiers, thread_id, seconds):
 
 
 def test_re_stamps_hot_keys_at_the_configured_ttl_after_a_repeated_turn(face, adapter, thread_id, tiers):
-    """† A turn that is repeated finds its answer stored: nothing is trimmed, and no key expires before it is archived."""
+    """† A turn that is repeated finds its answer stored, and trims nothing; keys expire once nobody writes them."""
     patient = face.tuned(linger_seconds=30)
     with patient.new(thread_id, codec=adapter.codec) as session:
-        ask(face, session, Scripted(adapter.answer("Hi there!")), input="Hello", run_id="r")
+        ask(face, session, Scripted(adapter.answer("Hi there!")), input="Hello", run_id="r", wait_flush=20)
         stored = session.entries
+    with patient.open(thread_id) as session:
         assert set(tiers.hot_keys(thread_id).values()) == {-1}
         ended = ask(face, session, Scripted(), input="Hello", run_id="r", wait_flush=20)
         assert session.entries == stored
         assert (ended.reason, ended.turns, ended.archived) == ("completed", 1, True)
-        assert set(tiers.hot_keys(thread_id).values()) == {-1}
     assert fades_after(tiers, thread_id, 30)
 
 

@@ -289,7 +289,9 @@ def test_a_subagent_that_would_go_on_in_its_parents_thread_is_told_that_it_faile
         model = Scripted(asks(thread_id=session.id), says("done"))
         ended = ask(face, session, model, input="go", tools=[helper(face, child, thread="continue")])
     assert (ended.reason, child.requests) == ("completed", [])
-    assert archived(face, tiers, session.id).messages[2] == error_result("c1", "helper", GENERIC)
+    refused = archived(face, tiers, session.id).messages[2]
+    assert refused == error_result("c1", "helper", refused["content"])
+    assert "name another" in refused["content"]["error"]
 
 
 def test_a_subagent_that_fails_leaves_its_own_thread_archived(face, tiers):
