@@ -62,7 +62,8 @@ def hooks(face: Face, **functions: Callable[..., Any]) -> Any:
 
 def ask(face: Face, session: Any, model: Callable[..., Any], *, tools: Any = (), **asked: Any) -> Result:
     """`session.run`, with a model and tools as this face's app would write them."""
-    return session.run(face.adapted(model), tools=[_adapted(face, tool) for tool in tools], **asked)
+    ended: Result = session.run(face.adapted(model), tools=[_adapted(face, tool) for tool in tools], **asked)
+    return ended
 
 
 def _adapted(face: Face, tool: Any) -> Any:

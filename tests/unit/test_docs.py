@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MARK = "<!-- What follows is generated: python tests/unit/test_docs.py -->\n"
 RENEW = "the page is out of date; renew it with: python tests/unit/test_docs.py"
-LONGEST = {"README.md": 200}
+LONGEST = {"README.md": 200, "conformance.md": 600}  # the latter is one table
 
 SECTIONS = {
     "redis_url": "Redis: the hot tier",

@@ -68,7 +68,7 @@ class Conversation:
     async def system(self, content: Any, message_id: str | None = None) -> str:
         """Put a system prompt in force; the one in force already is not repeated."""
         entry = checked_system(self.codec, content)
-        for known in reversed(await self.writer.entries()):
+        for known in await self.writer.newest_first():
             if known.kind == "system":
                 if known.body == entry.body:
                     return known.id
@@ -77,19 +77,22 @@ class Conversation:
 
     async def result(self, call: ToolCall | str, content: Any, *, error: bool, message_id: str | None) -> str:
         """Append the answer to a tool call, given as it came or by its id."""
-        found = call if isinstance(call, ToolCall) else await self._call(call)
+        found = await self._open_call(call if isinstance(call, str) else call.id, message_id)
         return await self.say(self.codec.result(found, content, error=error), message_id)
 
-    async def _call(self, call_id: str) -> ToolCall:
-        for entry in reversed(await self.writer.entries()):
+    async def _open_call(self, call_id: str, message_id: str | None) -> ToolCall:
+        """The newest call with that id, if it has no result but perhaps the one that is being repeated."""
+        for entry in await self.writer.newest_first():
             for call in self.codec.calls(entry):
                 if call.id == call_id:
                     return call
+            if call_id in self.codec.answers(entry) and entry.id != message_id:
+                raise InvalidMessage("call", ascii(call_id)[:80], "has its result already: no provider takes two")
         raise InvalidMessage("call", ascii(call_id)[:80], "no message of the thread makes a tool call with that id")
 
     async def unanswered(self) -> bool:
         """Whether a model should speak next: the last message is not its own, or calls tools that did not answer."""
-        last = await self.writer.last_entry()
+        last = next(await self.writer.newest_first(), None)
         if last is None or last.kind != "assistant":
             return last is not None
         return bool(open_answers(await self.writer.entries_from(self._sound), self.codec))

@@ -14,8 +14,15 @@ STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
-    """Finish `work` even if the caller is cancelled meanwhile; its result, and the cancellation to raise afterwards."""
-    task = asyncio.ensure_future(work)
+    """Finish `work` even if the caller is cancelled meanwhile; its result, and the cancellation to raise afterwards.
+
+    A signal waits too: its handler may raise, which ends the loop and cancels all tasks, this one included.
+    """
+    with deferred_signals():
+        return await _unbroken(asyncio.ensure_future(work))
+
+
+async def _unbroken(task: "asyncio.Task[T]") -> tuple[T, asyncio.CancelledError | None]:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -33,20 +40,69 @@ async def shielded(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledEr
 def deferred_signals() -> Iterator[None]:
     """Let signals that ask to stop wait until the block is done; then they do what they would have done.
 
-    Only in the main thread, since only there Python's handlers run. Signals that are ignored stay so.
+    Only in the main thread, since only there Python's handlers run. Signals that are ignored stay so. Blocks may
+    overlap, as those of tasks on one event loop do: a signal waits for those that had begun when it came.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrived: list[int] = []
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    taken = {number: handler for number, handler in before.items() if callable(handler) or handler is signal.SIG_DFL}
-    for taken_over in taken:
-        signal.signal(taken_over, lambda number, _: arrived.append(number))
+    block = _deferral.enter()
     try:
         yield
     finally:
+        _deferral.leave(block)
+
+
+class _Deferral:
+    """The blocks that are going on, the handlers that were taken over, and the signals that came; the main thread's."""
+
+    def __init__(self) -> None:
+        self._blocks: set[object] = set()
+        self._waited_for: set[object] = set()
+        self._arrived: list[int] = []
+        self._taken: dict[signal.Signals, Any] = {}
+
+    def enter(self) -> object:
+        if not self._blocks:
+            self._take()
+        block = object()
+        self._blocks.add(block)
+        return block
+
+    def leave(self, block: object) -> None:
+        self._blocks.discard(block)
+        self._waited_for.discard(block)
+        if self._waited_for or (self._blocks and not self._arrived):
+            return
+        self._give_back()
+        if self._blocks:
+            self._take()
+
+    def _take(self) -> None:
+        handlers = {number: signal.getsignal(number) for number in STOPPING}
+        self._taken = {number: handler for number, handler in handlers.items() if _may_stop(handler)}
+        for number in self._taken:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: Any) -> None:
+        if not self._arrived:
+            self._waited_for = set(self._blocks)
+        self._arrived.append(number)
+
+    def _give_back(self) -> None:
+        taken, arrived = self._taken, self._arrived
+        self._taken, self._arrived = {}, []
         for number, handler in taken.items():
             signal.signal(number, handler)
         for late in arrived:
             signal.raise_signal(late)
+
+
+def _may_stop(handler: Any) -> bool:
+    """Not those of `loop.add_signal_handler`: the loop hears of a signal by itself, and calls them as any callback."""
+    if handler is signal.SIG_DFL:
+        return True
+    return callable(handler) and getattr(handler, "__module__", "") != "asyncio.unix_events"
+
+
+_deferral = _Deferral()

@@ -1,6 +1,6 @@
 """What one open session does to its thread: every write fenced by the lease, every id once."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,10 +105,10 @@ class Writer:
         await self._ready()
         return [Entry.from_record(record) for record in (await self._all_records())[start:]]
 
-    async def last_entry(self) -> Entry | None:
+    async def newest_first(self) -> Iterator[Entry]:
+        """The entries, each parsed when it is asked for."""
         await self._ready()
-        records = await self._all_records()
-        return Entry.from_record(records[-1]) if records else None
+        return map(Entry.from_record, reversed(await self._all_records()))
 
     async def holds(self, message_ids: Sequence[str]) -> bool:
         """Whether all of these ids are there."""
@@ -419,7 +419,7 @@ class Writer:
     async def archive(self, wait: float | None) -> Archiving:
         """Have the archive catch up, and wait for it if asked to. Never raises what became of it: that is told."""
         try:
-            enqueued = await self._threads.request_flush(self.ref, "checkpoint")
+            enqueued = await self._threads.request_flush(self.ref, "checkpoint") or await self._is_archived()
         except ThreadkeepError as error:
             return Archiving(error=error)
         if wait is None:
@@ -429,6 +429,10 @@ class Writer:
         except ThreadkeepError as error:
             return Archiving(enqueued, error=error)
         return Archiving(enqueued, archived=True)
+
+    async def _is_archived(self) -> bool:
+        seen = await self._hot.look(self.ref)
+        return seen.head is not None and not seen.head.dirty
 
     async def leave(self) -> Leaving:
         """Save the state, release the lease, queue the flush. Each step is tried, whatever became of the one before."""

@@ -105,7 +105,7 @@ class Subagent:
         source = source_of(self.thread, self.source, thread_id, ctx)
         if source.mode == "continue" and source.thread_id == ctx.thread_id:
             return OWN_THREAD
-        if source.thread_id is not None:
+        if source.thread_id == ctx.thread_id:
             with suppress(ThreadkeepError):  # best effort: what the child reads is as new as can be
                 ctx.save()
         with self._session(source, ctx) as session:
@@ -115,7 +115,7 @@ class Subagent:
         source = source_of(self.thread, self.source, thread_id, ctx)
         if source.mode == "continue" and source.thread_id == ctx.thread_id:
             return OWN_THREAD
-        if source.thread_id is not None:
+        if source.thread_id == ctx.thread_id:
             with suppress(ThreadkeepError):
                 await ctx.save()
         async with await self._async_session(source, ctx) as session:
