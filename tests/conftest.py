@@ -80,32 +80,40 @@ def settings(valkey_server: ValkeyServer, catalog_server: PostgresServer, seawee
     """Settings of this test alone: its own keys, queues and objects, an empty catalog, and short waits."""
     _empty_catalog(catalog_server.url())
     mark = f"t{secrets.token_hex(4)}"
-    made = Settings.load(
-        redis_url=valkey_server.url(0),
-        redis_timeout=5,
-        key_prefix=mark,
-        broker_url=valkey_server.url(1),
-        broker_prefix=f"{mark}:",
-        s3_bucket=BUCKET,
-        s3_prefix=mark,
-        s3_endpoint=seaweed_server.endpoint,
-        s3_region="us-east-1",
-        s3_access_key=seaweed_server.access_key,
-        s3_secret_key=seaweed_server.secret_key,
-        s3_addressing="path",
-        database_url=catalog_server.url(),
-        lease_seconds=10,
-        hydrate_wait=20,
-        ask_again=1,
-        linger_seconds=60,
-        soft_time_limit=20,
-        hard_time_limit=30,
-        visibility_timeout=60,
-        retry_backoff=0.2,
-        retry_backoff_max=2,
-    )
+    made = settings_for(mark, valkey_server, catalog_server, seaweed_server)
     yield made
     assert keys_that_would_stay_for_ever(valkey_server, mark) == []
+
+
+def settings_for(
+    mark: str, valkey: ValkeyServer, postgres: PostgresServer, seaweed: SeaweedServer, **changes: Any
+) -> Settings:
+    """Settings for these servers, with keys, queues and objects under `mark`, and short waits."""
+    values: dict[str, Any] = {
+        "redis_url": valkey.url(0),
+        "redis_timeout": 5,
+        "key_prefix": mark,
+        "broker_url": valkey.url(1),
+        "broker_prefix": f"{mark}:",
+        "s3_bucket": BUCKET,
+        "s3_prefix": mark,
+        "s3_endpoint": seaweed.endpoint,
+        "s3_region": "us-east-1",
+        "s3_access_key": seaweed.access_key,
+        "s3_secret_key": seaweed.secret_key,
+        "s3_addressing": "path",
+        "database_url": postgres.url(),
+        "lease_seconds": 10,
+        "hydrate_wait": 20,
+        "ask_again": 1,
+        "linger_seconds": 60,
+        "soft_time_limit": 20,
+        "hard_time_limit": 30,
+        "visibility_timeout": 60,
+        "retry_backoff": 0.2,
+        "retry_backoff_max": 2,
+    }
+    return Settings.load(**{**values, **changes})
 
 
 def keys_that_would_stay_for_ever(valkey_server: ValkeyServer, prefix: str) -> list[str]:

@@ -23,7 +23,7 @@ import pytest
 
 from tests.conformance.face import AsyncFace, Face, SyncFace
 from tests.conformance.tiers import Tiers
-from tests.conftest import BUCKET, keys_that_would_stay_for_ever
+from tests.conftest import keys_that_would_stay_for_ever, settings_for
 from threadkeep.config import Settings
 from threadkeep.local.postgres import PostgresServer
 from threadkeep.local.seaweed import SeaweedServer
@@ -41,30 +41,7 @@ def settings(
 ) -> Iterator[Settings]:
     """Settings of this folder alone: its own keys, queues and objects."""
     mark = f"c{secrets.token_hex(4)}"
-    yield Settings.load(
-        redis_url=valkey_server.url(0),
-        key_prefix=mark,
-        broker_url=valkey_server.url(1),
-        broker_prefix=f"{mark}:",
-        s3_bucket=BUCKET,
-        s3_prefix=mark,
-        s3_endpoint=seaweed_server.endpoint,
-        s3_region="us-east-1",
-        s3_access_key=seaweed_server.access_key,
-        s3_secret_key=seaweed_server.secret_key,
-        s3_addressing="path",
-        database_url=catalog_server.url(),
-        v1_fallback=True,
-        lease_seconds=10,
-        hydrate_wait=20,
-        ask_again=1,
-        linger_seconds=60,
-        soft_time_limit=20,
-        hard_time_limit=30,
-        visibility_timeout=60,
-        retry_backoff=0.2,
-        retry_backoff_max=2,
-    )
+    yield settings_for(mark, valkey_server, catalog_server, seaweed_server, v1_fallback=True)
     assert keys_that_would_stay_for_ever(valkey_server, mark) == []
 
 
