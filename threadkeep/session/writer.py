@@ -157,19 +157,19 @@ class Writer:
         """
         records = self._records_of(entries)
         self._check_size(records)
-        fields, text = self._state_fields() if with_state else ([], None)
         await self._ready()
         for _ in range(ATTEMPTS):
             if not fresh:
                 entries, records = await self._without_known(entries, records)
             if not entries:
                 break
+            fields, text = self._state_fields() if with_state else ([], self._saved)
             hashes = hashes_of(entries)
             adding = self._hot.append(self.ref, self.token, records, hashes, checked=self.count, fields=fields)
             written = await self._sent(adding)
             if await self._accepted(written):
                 self._remember(entries, records)
-                self._saved = text or self._saved
+                self._saved = text
                 return
             if written.status == "known":  # by a first try of this very call, whose reply was lost
                 fresh = False
@@ -312,6 +312,8 @@ class Writer:
 
     async def save_state(self) -> bool:
         """Save the state if it changed since it was last saved; whether it had."""
+        if self._unsure:  # a save may have been done unheard; what is stored must be known to tell a change
+            await self._ready()
         fields, text = self._state_fields()
         if not fields:
             return False
