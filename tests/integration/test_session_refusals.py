@@ -125,7 +125,7 @@ def test_a_bad_state_on_leaving_never_hides_the_apps_own_error(keep):
         session.state["bad"] = []
         session.state["bad"].append(math.nan)
         raise Mine
-    assert any("state.bad: nan" in note for note in caught.value.__notes__)
+    assert any("state.bad[0]: nan" in note for note in caught.value.__notes__)
     assert session.flush_enqueued
     with pytest.raises(InvalidMessage, match=r"state\.bad"), keep.new() as session:
         session.state["bad"] = []

@@ -159,6 +159,8 @@ class State(UserDict[str, Any]):
         """Put all of another state, or of the JSON of one, in the place of all that is here."""
         if value is self:
             return
+        if not isinstance(value, Mapping):
+            raise InvalidMessage("state", type(value).__name__, "must be an object (a dict)")
         custom, tasks = _read(value.to_json() if isinstance(value, State) else value)
         if not isinstance(value, State):
             _check_items(custom)
