@@ -38,6 +38,14 @@ class InvalidMessage(ThreadkeepError, ValueError):
         return f"{self.field}: {self.shown}: {self.rule}. Nothing was written."
 
 
+class InvalidAnswer(InvalidMessage):
+    """A model's answer cannot be kept."""
+
+    def __str__(self) -> str:
+        where = f"the model's answer ({self.field}): {self.shown}: {self.rule}"
+        return f"{where}. It was not stored; what stands before it is."
+
+
 class MessageConflict(ThreadkeepError):
     """A message id is taken by a message with other content."""
 
@@ -201,6 +209,27 @@ class LeaseLost(ThreadkeepError):
         return (
             f"this session no longer holds the lease of thread {self.thread}; this write was refused, "
             "all earlier ones are safe. Open the thread again and repeat what was refused."
+        )
+
+
+class SessionClosed(LeaseLost):
+    """The session was left, or its `Threadkeep` closed."""
+
+    def __str__(self) -> str:
+        return f"this session of thread {self.thread} is closed; nothing was read or written. Open the thread again."
+
+
+class RunGoingOn(ThreadkeepError):
+    """A run holds the session: nothing else may write between its calls and their results."""
+
+    def __init__(self, thread: str) -> None:
+        super().__init__(thread)
+        self.thread = thread
+
+    def __str__(self) -> str:
+        return (
+            f"a run is going on in this session of thread {self.thread}; nothing was written. "
+            "post() a message to it, or wait until it has ended."
         )
 
 

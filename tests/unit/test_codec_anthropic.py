@@ -20,6 +20,8 @@ from threadkeep.session.codecs.base import Part, ToolCall, ToolDefinition, Usage
 
 CODEC = AnthropicCodec()
 CALL = ToolCall("toolu_1", "look", {})
+THINKING = {"type": "thinking", "thinking": "hm", "signature": "s"}
+HIDDEN_THINKING = {"type": "redacted_thinking", "data": "x"}
 FIVE_MINUTES = {"type": "ephemeral", "ttl": "5m"}
 HOUR = {"type": "ephemeral", "ttl": "1h"}
 
@@ -54,6 +56,14 @@ def tool_use(call_id: str, name: str = "look", **args: Any) -> dict[str, Any]:
 
 def tool_result(call_id: str, content: Any = "seen") -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+
+
+def search(call_id: str) -> dict[str, Any]:
+    return {"type": "server_tool_use", "id": call_id, "name": "web_search", "input": {"query": "x"}}
+
+
+def found(call_id: str) -> dict[str, Any]:
+    return {"type": "web_search_tool_result", "tool_use_id": call_id, "content": []}
 
 
 def answer(*content: Any, stop: str = "end_turn", **more: Any) -> dict[str, Any]:
@@ -368,6 +378,61 @@ def test_a_message_of_blank_text_alone_is_left_out_and_its_neighbours_meet():
     assert said == [user([text("a"), text("b")])]
 
 
+@pytest.mark.parametrize("thoughts", [[THINKING], [HIDDEN_THINKING], [THINKING, HIDDEN_THINKING]])
+def test_thoughts_at_the_end_of_an_answer_are_left_out_of_the_request_and_stay_in_the_thread(thoughts):
+    entries = stored(user("a"), answer(text("b"), *thoughts, stop="max_tokens"), user("c"))
+    request = CODEC.request(entries, cache=False)
+    assert request["messages"] == [user("a"), assistant(text("b")), user("c")]
+    assert entries[1].body == assistant(text("b"), *thoughts)
+
+
+@pytest.mark.parametrize("said", [[THINKING], [THINKING, text("\n")], [HIDDEN_THINKING, text(""), THINKING]])
+def test_an_answer_of_thoughts_alone_is_left_out_and_its_neighbours_meet(said):
+    assert messages_of(user("a"), answer(*said, stop="max_tokens"), user("b")) == [user([text("a"), text("b")])]
+    assert messages_of(user("a"), answer(*said, stop="max_tokens")) == [user("a")]
+
+
+def test_thoughts_that_the_answer_went_on_from_stay():
+    said = messages_of(user("a"), answer(THINKING), answer(tool_use("x")), user([tool_result("x")]))
+    assert said[1] == assistant(THINKING, tool_use("x"))
+
+
+def test_a_server_tools_call_without_a_result_is_left_out_once_the_user_goes_on():
+    entries = stored(user("a"), answer(text("b"), THINKING, search("s"), stop="pause_turn"), user("c"))
+    request = CODEC.request(entries, cache=False)
+    assert request["messages"] == [user("a"), assistant(text("b")), user("c")]
+    assert entries[1].body["content"][-1] == search("s")
+
+
+def test_an_answer_of_lost_calls_alone_is_left_out_and_its_neighbours_meet():
+    assert messages_of(user("a"), answer(search("s"), stop="pause_turn"), user("b")) == [user([text("a"), text("b")])]
+
+
+def test_a_paused_answer_goes_back_with_its_open_call():
+    said = [user("a"), assistant(text("b"), search("s"))]
+    assert messages_of(*said) == said
+
+
+def test_a_server_tool_may_go_on_behind_the_apps_own_results():
+    said = [user("a"), assistant(search("s"), tool_use("x"), tool_use("y")), user([tool_result("x"), tool_result("y")])]
+    assert messages_of(*said) == said
+    assert messages_of(*said, user("b"))[1] == assistant(tool_use("x"), tool_use("y"))
+
+
+@pytest.mark.parametrize("between", [[], [user([tool_result("x")])]])
+def test_a_server_tools_call_whose_result_came_later_stays(between):
+    asked, went_on = assistant(search("s"), tool_use("x")), assistant(found("s"), text("b"))
+    said = messages_of(user("a"), asked, *between, went_on, user("c"))
+    assert [block for message in said[1:-1] for block in message["content"]] == [
+        block for message in [asked, *between, went_on] for block in message["content"]
+    ]
+
+
+def test_the_calls_of_an_earlier_pause_are_told_from_those_of_the_last():
+    lost, paused = assistant(text("b"), search("s")), assistant(text("d"), search("t"))
+    assert messages_of(user("a"), lost, user("c"), paused)[1::2] == [assistant(text("b")), paused]
+
+
 def test_tools_are_described_as_the_api_takes_them():
     schema = {"type": "object", "properties": {"path": {"type": "string"}}}
     tools = [ToolDefinition("look", "Look at a file.", schema), ToolDefinition("stop", "", {}, strict=False)]
@@ -626,7 +691,14 @@ ANSWER = st.lists(SAID | THOUGHT | HIDDEN | CALLED | SERVED | FOUND | UNKNOWN, m
 QUESTION = st.builds(
     lambda results, said: results + said, st.lists(ANSWERED, max_size=2), st.lists(SAID | UNKNOWN, min_size=1)
 )
-EXCHANGES = st.lists(st.tuples(TEXT | QUESTION, ANSWER), max_size=3)
+SEARCHED = st.tuples(SERVED, FOUND).map(list)
+WHOLE_ANSWER = st.builds(
+    lambda said, searched, last: [*said, *searched, last],
+    st.lists(SAID | THOUGHT | HIDDEN | CALLED | FOUND | UNKNOWN, max_size=3),
+    st.just([]) | SEARCHED,
+    SAID | CALLED | UNKNOWN,
+)
+EXCHANGES = st.lists(st.tuples(TEXT | QUESTION, WHOLE_ANSWER), max_size=3)
 OPTIONS = st.fixed_dictionaries(
     {}, optional={"cache": st.sampled_from([True, False, "5m", "1h", "auto"]), "max_breakpoints": st.integers(-1, 5)}
 )

@@ -43,6 +43,17 @@ def call(name="weather", **more):
     return {"functionCall": {"name": name, "args": {}, **more}}
 
 
+def respond(name="weather", **more):
+    return {"functionResponse": {"name": name, "response": {}, **more}}
+
+
+def sent_ids(*messages):
+    """Ids of the calls of a request, and those of its responses."""
+    contents = CODEC.request(kept(*encoded(*messages)))["contents"]
+    parts = [part for content in contents for part in content["parts"]]
+    return [[part[name].get("id") for part in parts if name in part] for name in ("functionCall", "functionResponse")]
+
+
 def user(text):
     return {"role": "user", "parts": [{"text": text}]}
 
@@ -215,6 +226,42 @@ def test_an_imported_call_without_an_id_is_sent_with_the_one_that_it_is_read_wit
     assert "id" not in entry.body["parts"][0]["functionCall"]
 
 
+def test_a_response_without_an_id_is_sent_with_that_of_its_call():
+    calls, responses = sent_ids(answer(call()), {"role": "user", "parts": [respond()]})
+    assert calls == responses
+    assert len(calls[0]) == 16
+
+
+def test_responses_without_ids_answer_the_calls_of_their_tool_in_turn():
+    asked = answer(call(id="a"), call("clock", id="b"), call(id="c"))
+    responses = [{"role": "user", "parts": [respond(), respond()]}, {"role": "user", "parts": [respond("clock")]}]
+    assert sent_ids(asked, *responses) == [["a", "b", "c"], ["a", "c", "b"]]
+
+
+def test_a_response_without_an_id_leaves_calls_alone_that_another_answers_by_id():
+    responses = {"role": "user", "parts": [respond(), respond(id="a")]}
+    assert sent_ids(answer(call(id="a"), call(id="b")), responses) == [["a", "b"], ["b", "a"]]
+
+
+def test_a_call_of_an_earlier_turn_that_was_answered_is_not_answered_again():
+    turn = {"role": "user", "parts": [respond()]}
+    assert sent_ids(answer(call(id="a")), turn, answer(call(id="b")), turn) == [["a", "b"], ["a", "b"]]
+
+
+def test_a_response_to_no_call_stays_without_an_id():
+    asked = answer(call(id="a"))
+    assert sent_ids({"role": "user", "parts": [respond()]}, asked, {"role": "user", "parts": [respond("clock")]}) == [
+        ["a"],
+        [None, None],
+    ]
+
+
+def test_the_id_that_a_response_is_sent_with_is_not_stored():
+    entries = kept(*encoded(answer(call(id="a")), {"role": "user", "parts": [respond()]}))
+    CODEC.request(entries)
+    assert entries[1].body["parts"] == [respond()]
+
+
 # --- what an answer asks for ----------------------------------------------------------------------------------------
 
 
@@ -256,6 +303,17 @@ def test_results_name_the_calls_that_they_answer():
     result, said, asked = kept(CODEC.result(CALL, "x"), CODEC.user("x"), *encoded(answer(call(id="c1"))))
     assert [CODEC.answers(each) for each in (result, said, asked)] == [["c1"], [], []]
     assert CODEC.calls(result) == []
+
+
+@pytest.mark.parametrize("absent", [{}, {"id": ""}, {"id": None}])
+def test_a_response_without_an_id_answers_by_the_name_of_its_tool(absent):
+    [entry] = kept(*encoded({"role": "user", "parts": [respond("weather", **absent), respond("clock", id="c2")]}))
+    assert CODEC.answers(entry) == ["name:weather", "c2"]
+
+
+def test_a_response_that_names_neither_call_nor_tool_answers_none():
+    [entry] = kept(*encoded({"role": "user", "parts": [{"functionResponse": {"response": {}}}]}))
+    assert CODEC.answers(entry) == []
 
 
 def test_only_the_model_makes_calls():

@@ -136,6 +136,20 @@ def test_a_call_of_an_unknown_type_is_a_problem_and_goes_back_as_it_came():
     assert CODEC.request(entries)["messages"][0]["tool_calls"] == [strange]
 
 
+@pytest.mark.parametrize("kind", ["function", "custom"])
+@pytest.mark.parametrize("asked", ["weather", ["weather"], 7, None])
+def test_a_call_whose_tool_is_no_object_is_a_problem(kind, asked):
+    [found] = CODEC.calls(stored(called({"id": "c1", "type": kind, kind: asked}))[0])
+    assert found == ToolCall("c1", "", {}, f"its {kind} is no object")
+
+
+@pytest.mark.parametrize("kind", [["function"], {"function": {}}, 7])
+def test_a_call_whose_type_is_no_text_is_a_problem(kind):
+    [found] = CODEC.calls(stored(called({"id": "c1", "type": kind, "function": {"name": "weather"}}))[0])
+    assert (found.id, found.name) == ("c1", "")
+    assert "not known here" in found.problem
+
+
 @pytest.mark.parametrize("absent", [{}, {"id": ""}, {"id": None}])
 def test_a_call_without_an_id_gets_the_same_one_on_every_try(absent):
     bare = {"type": "function", "function": {"name": "weather", "arguments": "{}"}, **absent}

@@ -8,7 +8,23 @@ if TYPE_CHECKING:
     from threadkeep.session.codecs.base import Codec, Reply, ToolCall, ToolDefinition, Usage
     from threadkeep.session.loop.answers import Repair
     from threadkeep.session.loop.context import AsyncToolContext, ToolContext
-    from threadkeep.session.loop.hooks import Fallback, Hooks, ReplaceArgs, Skip, Suppress, ToolHooks, compose
+    from threadkeep.session.loop.hooks import (
+        Fallback,
+        Hooks,
+        MessageEvent,
+        ReplaceArgs,
+        SessionEnded,
+        SessionStarted,
+        Skip,
+        Suppress,
+        ToolFailed,
+        ToolFinished,
+        ToolHooks,
+        ToolStarting,
+        TurnCompleted,
+        compose,
+    )
+    from threadkeep.session.loop.outcome import Outcome
     from threadkeep.session.loop.run import Result
     from threadkeep.session.loop.state import State, Status, Task
     from threadkeep.session.loop.subagent import Subagent
@@ -20,11 +36,15 @@ __all__ = [
     "Codec",
     "Fallback",
     "Hooks",
+    "MessageEvent",
+    "Outcome",
     "Repair",
     "ReplaceArgs",
     "Reply",
     "Result",
     "Rewind",
+    "SessionEnded",
+    "SessionStarted",
     "Skip",
     "State",
     "Status",
@@ -35,8 +55,12 @@ __all__ = [
     "ToolCall",
     "ToolContext",
     "ToolDefinition",
+    "ToolFailed",
+    "ToolFinished",
     "ToolHooks",
     "ToolResult",
+    "ToolStarting",
+    "TurnCompleted",
     "Usage",
     "compose",
 ]
@@ -47,11 +71,15 @@ _HOMES = {
     "Codec": "codecs.base",
     "Fallback": "loop.hooks",
     "Hooks": "loop.hooks",
+    "MessageEvent": "loop.hooks",
+    "Outcome": "loop.outcome",
     "Repair": "loop.answers",
     "ReplaceArgs": "loop.hooks",
     "Reply": "codecs.base",
     "Result": "loop.run",
     "Rewind": "loop.tools",
+    "SessionEnded": "loop.hooks",
+    "SessionStarted": "loop.hooks",
     "Skip": "loop.hooks",
     "State": "loop.state",
     "Status": "loop.state",
@@ -62,8 +90,12 @@ _HOMES = {
     "ToolCall": "codecs.base",
     "ToolContext": "loop.context",
     "ToolDefinition": "codecs.base",
+    "ToolFailed": "loop.hooks",
+    "ToolFinished": "loop.hooks",
     "ToolHooks": "loop.hooks",
     "ToolResult": "loop.tools",
+    "ToolStarting": "loop.hooks",
+    "TurnCompleted": "loop.hooks",
     "Usage": "codecs.base",
     "compose": "loop.hooks",
 }

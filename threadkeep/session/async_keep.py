@@ -107,6 +107,7 @@ class AsyncThreadkeep:
         namespace: str | None = None,
         before: str | None = None,
         codec: str | None = None,
+        system: Any = None,
         hooks: Any = None,
         wait_flush: float | None = None,
         on_dangling: OnDangling = "answer",
@@ -115,9 +116,9 @@ class AsyncThreadkeep:
         origin = self._ref(source, namespace)
         ref, chosen = new_ref(id, origin.namespace)
         token = fresh_mark()
-        copying = copying_with(before, codec, hooks, AsyncCalling())
+        copying = copying_with(before, codec, system, hooks, AsyncCalling())
         opening = self._threads.fork(origin, ref, token, chosen=chosen, copying=copying)
-        return Opening(self._session(ref, token, opening, wait_flush, on_dangling))
+        return Opening(self._session(ref, token, opening, wait_flush, on_dangling, system))
 
     async def read(self, id: str, *, namespace: str | None = None) -> ThreadView:  # noqa: A002
         """See `Threadkeep.read`."""

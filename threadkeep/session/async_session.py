@@ -36,19 +36,19 @@ class AsyncSession(SessionFacts):
 
     async def append(self, *messages: Any, id: str | None = None, ids: Sequence[str] | None = None) -> list[str]:  # noqa: A002
         """See `Session.append`."""
-        return await self._talking().append(messages, [id] if id is not None else ids)
+        return await self._writing().append(messages, [id] if id is not None else ids)
 
     async def user(self, content: Any, *, id: str | None = None) -> str:  # noqa: A002
         """See `Session.user`."""
-        return await self._talking().say(self._talk.codec.user(content), id)
+        return await self._writing().say(self._talk.codec.user(content), id)
 
     async def system(self, content: Any, *, id: str | None = None) -> str:  # noqa: A002
         """See `Session.system`."""
-        return await self._talking().system(content, id)
+        return await self._writing().system(content, id)
 
     async def tool(self, call: ToolCall | str, content: Any, *, error: bool = False, id: str | None = None) -> str:  # noqa: A002
         """See `Session.tool`."""
-        return await self._talking().result(call, content, error=error, message_id=id)
+        return await self._writing().result(call, content, error=error, message_id=id)
 
     async def post(self, content: Any, *, id: str | None = None) -> str:  # noqa: A002
         """See `Session.post`; may be called from other tasks of the loop while a run is going on."""
@@ -56,15 +56,15 @@ class AsyncSession(SessionFacts):
 
     async def truncate(self, message_id: str) -> int:
         """See `Session.truncate`."""
-        return await self._talking().truncate(message_id)
+        return await self._writing().truncate(message_id)
 
     async def pop(self) -> Any:
         """See `Session.pop`."""
-        return await self._talking().pop()
+        return await self._writing().pop()
 
     async def replace(self, *messages: Any, ids: Sequence[str] | None = None) -> list[str]:
         """See `Session.replace`."""
-        return await self._talking().replace(messages, ids)
+        return await self._writing().replace(messages, ids)
 
     async def label(self, **labels: str | None) -> None:
         """See `Session.label`."""
@@ -127,7 +127,7 @@ class AsyncSession(SessionFacts):
         """
         asked = RunOptions(
             model,
-            run_id=run_id or fresh_id(12),
+            run_id=fresh_id(12) if run_id is None else run_id,
             input=input,
             tools=tuple(tools),
             max_turns=max_turns,
@@ -138,7 +138,7 @@ class AsyncSession(SessionFacts):
             options=options or {},
             wait_flush=wait_flush,
         )
-        run = Run(self._talking(), AsyncCalling(), asked, shield=_unbroken, archive=self._writer.archive)
+        run = Run(self._writing(), AsyncCalling(), asked, shield=_unbroken, archive=self._writer.archive)
         return await run.go()
 
     async def close(self) -> None:

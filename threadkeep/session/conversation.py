@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from threadkeep.errors import InvalidMessage, SystemPromptMissing, ThreadkeepError
+from threadkeep.errors import InvalidMessage, SystemPromptMissing
 from threadkeep.model import Entry, JsonObject, fresh_id
 from threadkeep.session.codecs.base import Codec, Part, ToolCall, ToolDefinition
 from threadkeep.session.codecs.plain import PlainCodec
@@ -30,7 +30,6 @@ class Conversation:
         self.writer = writer
         self.on_dangling = on_dangling
         self.repairs: list[Repair] = []
-        self._sound = 0
         self._inbox: Inbox | None = None
 
     @property
@@ -62,7 +61,12 @@ class Conversation:
 
     async def _mend_before(self, entries: Sequence[Entry], *, fresh: bool) -> None:
         """A repeat, whose messages are there already, leaves alone what came after the first time."""
-        if fresh or not await self.writer.holds([entry.id for entry in entries]):
+        if all(entry.kind == "system" for entry in entries):  # no provider is sent those in their place
+            return
+        if not fresh and await self.writer.holds([entry.id for entry in entries]):
+            return
+        last = next(await self.writer.newest_first(), None) if entries[0].kind == "assistant" else None
+        if last is None or last.kind != "assistant":  # else these are further items of one answer
             await self._mend_provider("the next message came without its result")
 
     async def system(self, content: Any, message_id: str | None = None) -> str:
@@ -92,10 +96,12 @@ class Conversation:
 
     async def unanswered(self) -> bool:
         """Whether a model should speak next: the last message is not its own, or calls tools that did not answer."""
-        last = next(await self.writer.newest_first(), None)
+        last = next((entry for entry in await self.writer.newest_first() if entry.kind != "system"), None)
         if last is None or last.kind != "assistant":
             return last is not None
-        return bool(open_answers(await self.writer.entries_from(self._sound), self.codec))
+        if self.codec.reply([last]).again:
+            return True
+        return bool(open_answers(await self.writer.entries_from(self.writer.sound), self.codec))
 
     async def pop(self) -> Any:
         """Remove the last message, and what would be invalid without it; None of an empty thread."""
@@ -107,13 +113,11 @@ class Conversation:
 
     async def truncate(self, message_id: str) -> int:
         """Remove a message and all after it; how many entries went."""
-        self._sound = 0
         return await self.writer.truncate(message_id)
 
     async def replace(self, messages: Sequence[Any], ids: Sequence[str] | None) -> list[str]:
         """Put other messages in the place of all."""
         entries = self.writer.encode(messages, ids)
-        self._sound = 0
         await self.writer.replace(entries)
         return [entry.id for entry in entries]
 
@@ -151,10 +155,10 @@ class Conversation:
         """
         if self.on_dangling == "keep":
             return
-        entries = await self.writer.entries_from(self._sound)
-        for found in open_answers(entries, self.codec):
-            await self._repair(found, reason)
-        self._sound = self.writer.count
+        entries = await self.writer.entries_from(self.writer.sound)
+        for found in sorted(open_answers(entries, self.codec), key=lambda each: not each.last):
+            await self._repair(found, reason)  # what is dropped goes first, lest it take a repair with it
+        self.writer.sound = self.writer.count
 
     async def _repair(self, found: OpenAnswer, reason: str) -> None:
         dropped = self.on_dangling == "drop" and found.last
@@ -166,7 +170,7 @@ class Conversation:
             await self.add(self._error_results(found, repairs))
         self.repairs += repairs
         facts = {"thread_id": str(self.writer.ref), "message_id": found.message_id, "calls": len(repairs), "how": how}
-        log.warning("unanswered tool calls of a thread were repaired", extra=facts)
+        log.warning("%d unanswered tool calls of thread %s were repaired", len(repairs), self.writer.ref, extra=facts)
 
     def _error_results(self, found: OpenAnswer, repairs: Sequence[Repair]) -> list[Entry]:
         """Results that say `interrupted`, under the ids that the results of the answer's own run would have had."""
@@ -181,11 +185,11 @@ class Conversation:
 
     async def leave(self, *, failed: bool) -> Leaving:
         """Leave, whatever happens; an app that fails between a model's answer and the results leaves a valid thread."""
-        error: ThreadkeepError | None = None
+        error: Exception | None = None
         if failed and self.writer.has_read:
             try:
                 await self._mend_provider("the session failed before its result was stored")
-            except ThreadkeepError as mending:
+            except Exception as mending:  # noqa: BLE001  whatever it is, the lease must be given back
                 error = mending
         left = await self.writer.leave()
         left.error = error or left.error
@@ -205,6 +209,11 @@ class Conversation:
         self._inbox = Inbox()
         return self._inbox
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is going on."""
+        return self._inbox is not None and self._inbox.is_open
+
 
 @dataclass(frozen=True, slots=True)
 class Posted:
@@ -223,6 +232,10 @@ class Inbox:
         self._waiting: deque[Posted] = deque()
         self._open = True
 
+    @property
+    def is_open(self) -> bool:
+        return self._open
+
     def put(self, posted: Posted) -> bool:
         """False once it is closed."""
         with self._lock:
@@ -237,6 +250,11 @@ class Inbox:
                 return self._waiting[0]
             self._open = self._open and not or_close
             return None
+
+    def close(self) -> None:
+        """Take no more."""
+        with self._lock:
+            self._open = False
 
     def stored(self) -> None:
         """The first message is in the thread."""

@@ -117,14 +117,7 @@ class Threadkeep:
         ref, token = self._ref(id, namespace), fresh_mark()
         identity = new_identity(codec or "plain", system, None, None)
         opening = self._threads.open(ref, token, create=identity if create else None, wait=wait, codec=codec)
-        session = self._session(ref, token, opening, wait_flush, on_dangling)
-        if system is not None:
-            try:
-                session.system(system)
-            except BaseException as error:
-                session.__exit__(type(error), error, error.__traceback__)
-                raise
-        return session
+        return self._session(ref, token, opening, wait_flush, on_dangling, system)
 
     def fork(
         self,
@@ -134,6 +127,7 @@ class Threadkeep:
         namespace: str | None = None,
         before: str | None = None,
         codec: str | None = None,
+        system: Any = None,
         hooks: Any = None,
         wait_flush: float | None = None,
         on_dangling: OnDangling = "answer",
@@ -146,6 +140,7 @@ class Threadkeep:
             namespace: The namespace of both; the settings' if not given.
             before: Copy only what stands before the message with this id.
             codec: The copy's codec, the source's if not given; the hooks then make its entries.
+            system: The copy's system prompt from now on, the source's if not given.
             hooks: `on_fork_prepare` and `on_fork_transform` are called for what is copied, before anything is written.
             wait_flush: Seconds to wait, on leaving, until the archive holds everything.
             on_dangling: See `new`.
@@ -154,14 +149,15 @@ class Threadkeep:
             ThreadNotFound: there is no such source.
             MessageNotFound: the source holds no such message.
             ThreadExists: the chosen id is taken.
-            FormatMismatch: an entry is not of the copy's codec; nothing was written.
+            FormatMismatch, InvalidMessage: an entry is not of the copy's codec; nothing was written.
+            SystemPromptMissing: the system prompt is blank.
         """
         origin = self._ref(source, namespace)
         ref, chosen = new_ref(id, origin.namespace)
         token = fresh_mark()
-        copying = copying_with(before, codec, hooks, SyncCalling())
+        copying = copying_with(before, codec, system, hooks, SyncCalling())
         opening = self._threads.fork(origin, ref, token, chosen=chosen, copying=copying)
-        return self._session(ref, token, opening, wait_flush, on_dangling)
+        return self._session(ref, token, opening, wait_flush, on_dangling, system)
 
     def read(self, id: str, *, namespace: str | None = None) -> ThreadView:  # noqa: A002
         """A thread as it is now, without a lease: one being written can be looked at. Brings it back if cold."""
@@ -225,9 +221,17 @@ class Threadkeep:
         opening: Coroutine[Any, Any, Head],
         wait_flush: float | None,
         on_dangling: OnDangling,
+        system: Any = None,
     ) -> Session:
         head = run_now(self._threads.leased(ref, token, opening))
-        return Session(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush, on_dangling)
+        session = Session(Writer(self._threads, ref, token, head), self._heartbeat, wait_flush, on_dangling)
+        if system is not None:
+            try:
+                session.system(system)
+            except BaseException as error:
+                session.__exit__(type(error), error, error.__traceback__)
+                raise
+        return session
 
     def _ref(self, id: str, namespace: str | None) -> ThreadRef:  # noqa: A002
         return ThreadRef.of(id, namespace or self.settings.namespace)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from threadkeep.errors import LeaseLost
+from threadkeep.errors import RunGoingOn, SessionClosed
 from threadkeep.model import Entry, fresh_id
 from threadkeep.session.codecs.base import ToolCall
 from threadkeep.session.conversation import Conversation, OnDangling
@@ -76,11 +76,18 @@ class SessionFacts:
 
     def _open(self) -> Writer:
         if self._writer.closed:
-            raise LeaseLost(str(self._writer.ref))
+            raise SessionClosed(str(self._writer.ref))
         return self._writer
 
     def _talking(self) -> Conversation:
         self._open()
+        return self._talk
+
+    def _writing(self) -> Conversation:
+        """For what must not come between a run's calls and their results."""
+        self._open()
+        if self._talk.is_running:
+            raise RunGoingOn(str(self._writer.ref))
         return self._talk
 
     def _left(self, left: Leaving, error: BaseException | None) -> None:
@@ -102,6 +109,8 @@ class Session(SessionFacts):
         LeaseLost: the lease expired and another session took over; this write was refused.
         HotTierLost: Redis lost its memory; says what is safe.
         ThreadErased: the thread is being erased.
+        RunGoingOn: a run is going on; only `post` may add a message.
+        SessionClosed: it was left.
         StoreUnavailable: Redis did not answer; repeating the same call with the same ids is safe.
     """
 
@@ -131,11 +140,11 @@ class Session(SessionFacts):
             FormatMismatch: an entry of another codec; nothing was written.
             EmptyReply: a model's answer that holds nothing, as one that was blocked; nothing was written.
         """
-        return run_now(self._talking().append(messages, [id] if id is not None else ids))
+        return run_now(self._writing().append(messages, [id] if id is not None else ids))
 
     def user(self, content: Any, *, id: str | None = None) -> str:  # noqa: A002
         """Append what a user says, text or content as the provider takes it; returns the message's id."""
-        return run_now(self._talking().say(self._talk.codec.user(content), id))
+        return run_now(self._writing().say(self._talk.codec.user(content), id))
 
     def system(self, content: Any, *, id: str | None = None) -> str:  # noqa: A002
         """Put a system prompt in force from now on; the one in force already is not repeated. Returns its id.
@@ -143,7 +152,7 @@ class Session(SessionFacts):
         Raises:
             SystemPromptMissing: it is blank.
         """
-        return run_now(self._talking().system(content, id))
+        return run_now(self._writing().system(content, id))
 
     def tool(self, call: ToolCall | str, content: Any, *, error: bool = False, id: str | None = None) -> str:  # noqa: A002
         """Append the result of a tool call, given by its id or as the codec read it; returns the message's id.
@@ -151,7 +160,7 @@ class Session(SessionFacts):
         Raises:
             InvalidMessage: no message of the thread makes such a call.
         """
-        return run_now(self._talking().result(call, content, error=error, message_id=id))
+        return run_now(self._writing().result(call, content, error=error, message_id=id))
 
     def post(self, content: Any, *, id: str | None = None) -> str:  # noqa: A002
         """Append what a user says, at once or, while a run is going on, between its turns; returns the message's id.
@@ -166,15 +175,15 @@ class Session(SessionFacts):
 
         What is invalid without what was removed, as a reasoning item without the item that it led to, goes too.
         """
-        return run_now(self._talking().truncate(message_id))
+        return run_now(self._writing().truncate(message_id))
 
     def pop(self) -> Any:
         """Remove the last message, and what is invalid without it, and return it; None from an empty thread."""
-        return run_now(self._talking().pop())
+        return run_now(self._writing().pop())
 
     def replace(self, *messages: Any, ids: Sequence[str] | None = None) -> list[str]:
         """Put these messages in the place of all; returns their ids."""
-        return run_now(self._talking().replace(messages, ids))
+        return run_now(self._writing().replace(messages, ids))
 
     def label(self, **labels: str | None) -> None:
         """Set labels; None removes one. They are searchable in the catalog after the next flush."""
@@ -274,7 +283,7 @@ class Session(SessionFacts):
         """
         asked = RunOptions(
             model,
-            run_id=run_id or fresh_id(12),
+            run_id=fresh_id(12) if run_id is None else run_id,
             input=input,
             tools=tuple(tools),
             max_turns=max_turns,
@@ -285,7 +294,7 @@ class Session(SessionFacts):
             options=options or {},
             wait_flush=wait_flush,
         )
-        run = Run(self._talking(), SyncCalling(), asked, shield=_unbroken, archive=self._writer.archive)
+        run = Run(self._writing(), SyncCalling(), asked, shield=_unbroken, archive=self._writer.archive)
         return run_now(run.go())
 
     # --- leaving ----------------------------------------------------------------------------------------------------

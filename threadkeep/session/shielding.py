@@ -1,6 +1,7 @@
 """Finishing what must not be left half done, whatever asks the program to stop meanwhile."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
@@ -62,6 +63,13 @@ class _Deferral:
         self._arrived: list[int] = []
         self._taken: dict[signal.Signals, Any] = {}
 
+    def forget(self) -> None:
+        """In a child of a fork: whoever began a block is in the parent."""
+        self._blocks.clear()
+        self._waited_for.clear()
+        self._arrived.clear()
+        self._give_back()
+
     def enter(self) -> object:
         if not self._blocks:
             self._take()
@@ -74,15 +82,18 @@ class _Deferral:
         self._waited_for.discard(block)
         if self._waited_for or (self._blocks and not self._arrived):
             return
-        self._give_back()
-        if self._blocks:
-            self._take()
+        try:
+            self._give_back()
+        finally:
+            if self._blocks:
+                self._take()
 
     def _take(self) -> None:
-        handlers = {number: signal.getsignal(number) for number in STOPPING}
-        self._taken = {number: handler for number, handler in handlers.items() if _may_stop(handler)}
-        for number in self._taken:
-            signal.signal(number, self._note)
+        for number in STOPPING:
+            handler = signal.getsignal(number)
+            if _may_stop(handler) and handler != self._note:
+                self._taken[number] = handler
+                signal.signal(number, self._note)
 
     def _note(self, number: int, _: Any) -> None:
         if not self._arrived:
@@ -90,12 +101,17 @@ class _Deferral:
         self._arrived.append(number)
 
     def _give_back(self) -> None:
-        taken, arrived = self._taken, self._arrived
-        self._taken, self._arrived = {}, []
-        for number, handler in taken.items():
-            signal.signal(number, handler)
-        for late in arrived:
-            signal.raise_signal(late)
+        """All handlers, then all signals, though any of these steps may raise what a handler raises."""
+        try:
+            if self._taken:
+                signal.signal(*self._taken.popitem())
+            elif self._arrived:
+                signal.raise_signal(self._arrived.pop(0))
+            else:
+                return
+        finally:
+            if self._taken or self._arrived:
+                self._give_back()
 
 
 def _may_stop(handler: Any) -> bool:
@@ -106,3 +122,4 @@ def _may_stop(handler: Any) -> bool:
 
 
 _deferral = _Deferral()
+os.register_at_fork(after_in_child=_deferral.forget)

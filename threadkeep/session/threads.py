@@ -202,6 +202,8 @@ class Threads(Asking):
         entries = entries_of(contents, source, max_bytes=limit)[:keep]
         if copying.reshape is not None:
             entries = await copying.reshape(entries)
+        if codec != head.codec:
+            check_bodies(entries, codec)
         return new_parts(entries, codec, fields, self.settings)
 
     def _kept(self, source: ThreadRef, contents: Contents, before: str | None) -> int:
@@ -288,6 +290,22 @@ def new_parts(entries: Sequence[Entry], codec: str, fields: Sequence[Any], setti
     records = [checked_record(entry, max_bytes=settings.max_message_bytes) for entry in entries]
     check_batch(entries, codec, "to be made")
     return plain_parts(records, hashes_of(entries), fields)
+
+
+def check_bodies(entries: Sequence[Entry], codec: str) -> None:
+    """Refuse bodies that another codec would not have made.
+
+    Raises:
+        InvalidMessage: names the entry; hooks must give it its new body.
+    """
+    for entry in entries:
+        if entry.fmt != codec:
+            rule = f"is still {entry.fmt!r}; to fork to {codec!r}, on_fork_transform must give it a new body and fmt"
+            raise InvalidMessage(f"entry {ascii(entry.id)[:80]}", "its fmt", rule)
+        kinds = {part.kind for part in codec_for(codec).encode(entry.body, entry.id)}
+        if entry.kind not in kinds:
+            rule = f"is no {entry.kind} message of {codec!r}; on_fork_transform must give it another"
+            raise InvalidMessage(f"entry {ascii(entry.id)[:80]}", "its body", rule)
 
 
 def check_batch(entries: Sequence[Entry], codec: str, thread: str) -> None:

@@ -45,7 +45,7 @@ class Leaving:
     """How leaving a session ended."""
 
     flush_enqueued: bool = False
-    error: ThreadkeepError | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,9 @@ class Archiving:
 
 class Writer:
     """The state of one open session; coroutines over the same link as its `Threads`.
+
+    Attributes:
+        sound: How many entries, from the first on, are known to hold no unanswered call.
 
     What it has read it keeps, since only the holder of the lease writes. Whenever that may no longer hold (a write with
     an unknown outcome, a thread that left Redis) it forgets, and looks again.
@@ -86,6 +89,7 @@ class Writer:
         self._records = [] if head.count == 0 else None
         self._positions = {} if head.count == 0 else None
         self._saved = dump_json(State(head.state).to_json())
+        self.sound = 0
         self._unsure = False
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -130,6 +134,8 @@ class Writer:
                 continue
             if contents.head.lease != self.token:
                 raise self._fenced()
+            if contents.head.rev < self.rev:
+                self._go_on_from(contents.head)
             return contents
         raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept vanishing")
 
@@ -377,6 +383,8 @@ class Writer:
                 raise ThreadErased(str(self.ref))
             case "absent":
                 await self._reopen()
+            case "behind":
+                await self._look_again()
         return False
 
     def _fenced(self) -> LeaseLost:
@@ -391,7 +399,7 @@ class Writer:
         if seen.head is None:
             await self._reopen()
         elif seen.head.lease == self.token:
-            self._start_from(seen.head)
+            self._go_on_from(seen.head)
         elif seen.head.lease or seen.head.rev != self.rev:
             raise self._fenced()
         else:
@@ -405,6 +413,15 @@ class Writer:
             self._lost = True
             await self._threads.abandon(self.ref, self.token)
             raise LeaseLost(str(self.ref))
+        self._go_on_from(head)
+
+    def _go_on_from(self, head: Head) -> None:
+        """Start from what is there, which must be no older than what was acknowledged to this session.
+
+        Raises:
+            HotTierLost: it is: Redis lost its memory, or fell back to an older moment of it.
+        """
+        acknowledged = self.rev
         self._start_from(head)
         if head.rev < acknowledged:
             raise HotTierLost(str(self.ref), acknowledged, head.rev)

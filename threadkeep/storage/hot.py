@@ -38,7 +38,7 @@ class Written:
     `count` is None where the write does not touch messages.
     """
 
-    status: Literal["ok", "known"] | Refusal
+    status: Literal["ok", "known", "behind"] | Refusal
     rev: int = 0
     count: int | None = None
 

@@ -36,6 +36,7 @@ _META: Final = {
 _ROLES: Final[dict[str, Kind]] = {"system": "system", "user": "user", "assistant": "assistant"}
 _CUT: Final = ("max_tokens", "model_context_window_exceeded", "refusal")
 """Reasons to stop that can fall inside a tool call. Its input still parses, and lacks what was not written any more."""
+_THOUGHTS: Final = ("thinking", "redacted_thinking")
 
 
 class AnthropicCodec:
@@ -107,7 +108,9 @@ class AnthropicCodec:
         """`messages`, and `system` and `tools` where there are any.
 
         Neighbours of the same role become one message, tool results first in it; text without a visible character is
-        left out, and messages that hold nothing else, since the API refuses them.
+        left out, and messages that hold nothing else, since the API refuses them. It refuses thoughts at the end of an
+        assistant's message too, and a server tool's call that has no result although more than the app's own results
+        follows; neither is sent.
 
         Args:
             entries: In order.
@@ -243,7 +246,12 @@ def _system(entries: Sequence[Entry]) -> Any:
 
 def _turns(entries: Sequence[Entry]) -> list[Any]:
     bodies = [deepcopy(entry.body) for entry in entries if entry.kind != "system"]
-    messages = [{**body, "content": _visible(body["content"])} for body in bodies]
+    turns = _merged([{**body, "content": _visible(body["content"])} for body in bodies])
+    return _merged([_without_last_thoughts(turn) for turn in _without_lost_calls(turns)])
+
+
+def _merged(messages: list[JsonObject]) -> list[JsonObject]:
+    """Neighbours of the same role as one; none that is empty."""
     said = [message for message in messages if message["content"]]
     return [_turn(list(neighbours)) for _, neighbours in groupby(said, key=itemgetter("role"))]
 
@@ -254,6 +262,38 @@ def _turn(neighbours: list[JsonObject]) -> JsonObject:
         turn["content"] = [block for message in neighbours for block in _as_blocks(message["content"])]
     if turn["role"] == "user" and isinstance(turn["content"], list):
         turn["content"].sort(key=lambda block: not _is_result(block))
+    return turn
+
+
+def _without_lost_calls(turns: list[JsonObject]) -> list[JsonObject]:
+    """Without server tools' calls that never got a result; those of an answer that the API is to go on with stay."""
+    said = [_as_blocks(turn["content"]) for turn in turns]
+    served = {str(block.get("tool_use_id")) for blocks in said for block in blocks if _is_served(block)}
+    last = max((at for at, blocks in enumerate(said) if not all(map(_is_result, blocks))), default=0)
+    return [_without_unserved(turn, served) for turn in turns[:last]] + turns[last:]
+
+
+def _without_unserved(turn: JsonObject, served: set[str]) -> JsonObject:
+    if turn["role"] != "assistant" or isinstance(turn["content"], str):
+        return turn
+    kept = [block for block in turn["content"] if not _is_server_call(block) or str(block.get("id")) in served]
+    return {**turn, "content": kept}
+
+
+def _is_server_call(block: JsonObject) -> bool:
+    return block.get("type") == "server_tool_use"
+
+
+def _is_served(block: JsonObject) -> bool:
+    """Whether a block is a server tool's result, as `web_search_tool_result`; the app's own is a `tool_result`."""
+    return str(block.get("type")).endswith("_tool_result")
+
+
+def _without_last_thoughts(turn: JsonObject) -> JsonObject:
+    content = turn["content"]
+    if turn["role"] == "assistant" and isinstance(content, list):
+        while content and content[-1].get("type") in _THOUGHTS:
+            content.pop()
     return turn
 
 

@@ -153,7 +153,7 @@ class Codec(Protocol):
         ...
 
     def answers(self, entry: Entry) -> list[str]:
-        """Ids of the calls that an entry answers."""
+        """Ids of the calls that an entry answers; `name:<tool>` for one that names its tool alone."""
         ...
 
     def request(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

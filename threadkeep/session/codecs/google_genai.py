@@ -83,8 +83,9 @@ class GoogleGenAICodec:
         return calls
 
     def answers(self, entry: Entry) -> list[str]:
+        """See `Codec.answers`; a response without an id answers `name:<tool>`, the first open call of that tool."""
         given = _inner(_stored_parts(entry), "functionResponse")
-        return [response["id"] for response in given if isinstance(response.get("id"), str)]
+        return [answered for response in given if (answered := _answered_call(response))]
 
     def request(
         self,
@@ -97,7 +98,8 @@ class GoogleGenAICodec:
         """`contents`, and `config` where there is any.
 
         Neighbours of one role become one content, so parallel results and what the user says next are one turn; the
-        last system prompt is in force; parts that say nothing are left out.
+        last system prompt is in force; parts that say nothing are left out; a response without an id gets that of the
+        first call of its tool that no other response answers.
 
         Args:
             entries: The thread's.
@@ -111,7 +113,7 @@ class GoogleGenAICodec:
         """
         own = {**_system_instruction(entries), **_declared(tools)}
         full = _config(own, config)
-        contents = applied(prepared, _contents(entries))
+        contents = applied(prepared, _paired(_contents(entries)))
         return {"contents": contents, "config": full} if full else {"contents": contents}
 
     def native(self, entries: Sequence[Entry]) -> list[Any]:
@@ -270,6 +272,13 @@ def _inner(parts: Iterable[JsonObject], name: str) -> list[JsonObject]:
     return [part[name] for part in parts if isinstance(part.get(name), dict)]
 
 
+def _answered_call(response: JsonObject) -> str:
+    """The id of the call, or `name:<tool>`; empty if the response tells neither."""
+    if response.get("id"):
+        return str(response["id"])
+    return f"name:{response['name']}" if response.get("name") else ""
+
+
 def _text(parts: Iterable[JsonObject]) -> str:
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
 
@@ -289,6 +298,22 @@ def _contents(entries: Sequence[Entry]) -> list[Any]:
             contents[-1]["parts"] += deepcopy(parts)
         else:
             contents.append({"role": role, "parts": deepcopy(parts)})
+    return contents
+
+
+def _paired(contents: list[Any]) -> list[Any]:
+    """The same contents, each response with the id of its call: calls always have one, if only one made here."""
+    waiting: list[JsonObject] = []
+    for content in contents:
+        if content["role"] == "model":
+            waiting += _inner(content["parts"], "functionCall")
+        responses = _inner(content["parts"], "functionResponse")
+        for response in sorted(responses, key=lambda response: not response.get("id")):  # the others share what is left
+            key = "id" if response.get("id") else "name"
+            call = next((call for call in waiting if call.get(key) == response.get(key)), None)
+            if call is not None:
+                waiting.remove(call)
+                response["id"] = call["id"]
     return contents
 
 

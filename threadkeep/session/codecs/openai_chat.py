@@ -176,12 +176,14 @@ def _is_silent(body: JsonObject) -> bool:
 
 def _call(call: JsonObject, made_id: str) -> ToolCall:
     call_id, kind = call.get("id") or made_id, call.get("type") or "function"
-    asked = call.get(kind) or {}
-    name = asked.get("name", "")
+    asked = call.get(kind) if isinstance(kind, str) else None
+    name = asked.get("name", "") if isinstance(asked, dict) else ""
+    if kind not in ("function", "custom"):
+        return ToolCall(call_id, name, {}, f"calls of type {ascii(kind)[:80]} are not known here")
+    if not isinstance(asked, dict):
+        return ToolCall(call_id, name, {}, f"its {kind} is no object")
     if kind == "custom":
         return ToolCall(call_id, name, asked.get("input", ""))
-    if kind != "function":
-        return ToolCall(call_id, name, {}, f"calls of type {ascii(kind)[:80]} are not known here")
     return ToolCall(call_id, name, *parsed_arguments(asked.get("arguments")))
 
 

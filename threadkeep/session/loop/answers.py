@@ -55,6 +55,7 @@ class _Call:
     """A call: its id, the places of its message's first and last entry, and its place among the message's calls."""
 
     call_id: str
+    name: str
     start: int
     end: int
     place: int
@@ -100,15 +101,20 @@ def _matched(entries: Sequence[Entry], codec: Codec) -> tuple[list[_Call], dict[
         for at in range(start, end + 1):
             if entries[at].kind == "assistant":
                 calls = codec.calls(entries[at])
-                waiting += [_Call(call.id, start, end, made + place) for place, call in enumerate(calls)]
+                waiting += [_Call(call.id, call.name, start, end, made + place) for place, call in enumerate(calls)]
                 made += len(calls)
             for call_id in codec.answers(entries[at]):
-                call = next((call for call in waiting if call.call_id == call_id), None)
+                call = next((call for call in waiting if is_answered_by(call.call_id, call.name, call_id)), None)
                 if call is not None:
                     waiting.remove(call)
                     if entries[at].kind != "assistant":  # what a provider ran stays where the provider put it
                         answered.setdefault(at, call)
     return waiting, answered
+
+
+def is_answered_by(call_id: str, name: str, answered: str) -> bool:
+    """Whether an answer to `answered` is one to this call; Gemini may name the tool alone, as `name:<tool>`."""
+    return answered in (call_id, f"name:{name}")
 
 
 def _messages(entries: Sequence[Entry]) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Final
 
 from threadkeep.model import Entry
@@ -228,6 +229,7 @@ class ToolHooks:
 
 _PASSED_ON: Final = frozenset({"on_prepare", "on_prepared", "on_fork_prepare", "on_fork_transform"})
 """Hooks that give a new value of their first argument."""
+_NAMES: Final = [name for name in vars(Hooks) if name[0] != "_"]
 _BASES: Final = {name: method for base in (Hooks, ToolHooks) for name, method in vars(base).items() if name[0] != "_"}
 
 
@@ -237,6 +239,21 @@ def hook(hooks: Any, name: str) -> Callable[..., Any] | None:
     if not callable(found) or getattr(found, "__func__", found) is _BASES.get(name):
         return None
     return found  # type: ignore[no-any-return]
+
+
+def check_hooks(hooks: Any) -> None:
+    """Refuse what can only be a mistake.
+
+    Raises:
+        TypeError: a class, an object without any hook, or a name that is one letter off.
+    """
+    known = isinstance(hooks, _Composed | None) or any(hasattr(hooks, name) for name in _NAMES)
+    if isinstance(hooks, type) or not known:
+        raise TypeError(f"hooks must be one object with methods of Hooks, not {hooks!r}; for several use compose()")
+    for name in dir(hooks):
+        meant = get_close_matches(name, _NAMES, n=1, cutoff=0.85)
+        if meant and name not in _NAMES:
+            raise TypeError(f"no hook is called {name!r}; is {meant[0]!r} meant?")
 
 
 def compose(*hooks: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from threadkeep.model import Entry
 from threadkeep.session.codecs.base import Codec, Usage
-from threadkeep.session.loop.answers import REPAIR
+from threadkeep.session.loop.answers import REPAIR, is_answered_by
 from threadkeep.session.loop.state import Status
 
 RUN: Final = "run"
@@ -50,13 +50,14 @@ def progress_of(entries: Sequence[Entry], run_id: str, codec: Codec) -> Progress
     answer = answers[-1] if answers else []
     turns = max(int(entry.meta.get(TURN, 0)) for entry in made)
     usage = sum((codec.reply(each).usage for each in answers), Usage()) + _used_by_tools(made)
-    status = _ended([entry for entry in made if REPAIR not in entry.meta], answer, codec)
+    done = [at for at in own if REPAIR not in entries[at].meta] or own
+    status = _ended(entries[done[-1]], answer, codec)
     if status is not None:
         return Progress("ended", turns, answer, usage, status)
-    behind = entries[own[-1] + 1 :]
+    behind = entries[done[-1] + 1 :]
     if any(entry.kind == "assistant" for entry in behind):
         return Progress("overtaken", turns, answer, usage, Status.CANCELLED)
-    calling = made[-1].kind == "assistant" and _unanswered(answer, behind, codec)
+    calling = entries[done[-1]].kind == "assistant" and _unanswered(answer, behind, codec)
     return Progress("calling" if calling else "between", turns, answer, usage)
 
 
@@ -66,8 +67,7 @@ def _answers(made: Iterable[Entry]) -> list[list[Entry]]:
     return [list(group) for _, group in groupby(said, key=lambda entry: entry.meta.get(TURN))]
 
 
-def _ended(made: Sequence[Entry], answer: Sequence[Entry], codec: Codec) -> Status | None:
-    last = made[-1]
+def _ended(last: Entry, answer: Sequence[Entry], codec: Codec) -> Status | None:
     if last.kind == "tool":
         told = last.meta.get(ENDS)
         return Status(told) if isinstance(told, str) else None
@@ -79,7 +79,8 @@ def _ended(made: Sequence[Entry], answer: Sequence[Entry], codec: Codec) -> Stat
 
 def _unanswered(answer: Sequence[Entry], behind: Sequence[Entry], codec: Codec) -> bool:
     answered = {call_id for entry in behind for call_id in codec.answers(entry)}
-    return any(call.id not in answered for call in codec.reply(answer).calls)
+    calls = codec.reply(answer).calls
+    return any(not any(is_answered_by(call.id, call.name, each) for each in answered) for call in calls)
 
 
 def _used_by_tools(made: Iterable[Entry]) -> Usage:

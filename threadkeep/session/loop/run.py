@@ -11,12 +11,26 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from threadkeep.errors import EmptyReply, InvalidMessage, ThreadkeepError
+from threadkeep.errors import (
+    EmptyReply,
+    InvalidAnswer,
+    InvalidMessage,
+    MessageConflict,
+    StoreUnavailable,
+    ThreadkeepError,
+)
 from threadkeep.model import Entry, JsonObject
-from threadkeep.session.codecs.base import Reply, ToolDefinition, Usage
+from threadkeep.session.codecs.base import Part, Reply, ToolDefinition, Usage
 from threadkeep.session.conversation import Conversation, Inbox, Posted
 from threadkeep.session.loop.calling import Calling, is_cancellation
-from threadkeep.session.loop.hooks import MessageEvent, SessionEnded, SessionStarted, TurnCompleted, hook
+from threadkeep.session.loop.hooks import (
+    MessageEvent,
+    SessionEnded,
+    SessionStarted,
+    TurnCompleted,
+    check_hooks,
+    hook,
+)
 from threadkeep.session.loop.progress import ENDS, RUN, TOOL_USAGE, TURN, Progress, progress_of
 from threadkeep.session.loop.router import Batch, BatchFacts, Outcome, Router
 from threadkeep.session.loop.state import Status
@@ -61,10 +75,11 @@ class RunOptions:
     wait_flush: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_turns < 0:
-            raise InvalidMessage("max_turns", str(self.max_turns), "must not be negative")
-        if not 0 < len(self.run_id) <= MAX_RUN_ID:
-            raise InvalidMessage("run_id", ascii(self.run_id)[:80], f"must have 1 to {MAX_RUN_ID} characters")
+        if not isinstance(self.max_turns, int) or isinstance(self.max_turns, bool) or self.max_turns < 0:
+            raise InvalidMessage("max_turns", ascii(self.max_turns)[:80], "must be a whole number, 0 or more")
+        if not isinstance(self.run_id, str) or not 0 < len(self.run_id) <= MAX_RUN_ID:
+            raise InvalidMessage("run_id", ascii(self.run_id)[:80], f"must be a string of 1 to {MAX_RUN_ID} characters")
+        check_hooks(self.hooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +157,9 @@ class Run:
         self._answer_id: str | None = None
         self._stop = ""
         self._overtaken = False
+        self._over = False
         self._started = False
-        self._archiving: Archiving | None = None
+        self._archived = (Archiving(), 0)
         self._inbox: Inbox = conversation.receive()
 
     async def go(self) -> Result:
@@ -176,12 +192,14 @@ class Run:
     # --- entry ------------------------------------------------------------------------------------------------------
 
     async def _begin(self) -> None:
+        self._talk.codec.request([], **self._asked.options)  # an option that it does not know is told before anything
         entries = await self._talk.writer.entries()
         before = progress_of(entries, self._asked.run_id, self._talk.codec)
         if before is None:
             await self._talk.mend("an earlier run was broken off")
             await self._hear_input()
         else:
+            self._check_input(entries)
             self._resume(before)
         self._started = True
         await self._tell("on_session_start", SessionStarted(self._thread_id, self._asked.agent_name, self._metadata))
@@ -189,15 +207,26 @@ class Run:
             await self._act_on(self._talk.codec.reply(self._answer), self._router.definitions())
 
     def _resume(self, before: Progress) -> None:
-        log.info("a run goes on", extra={"thread_id": self._thread_id, "run_id": self._asked.run_id, "at": before.at})
+        facts = {"thread_id": self._thread_id, "run_id": self._asked.run_id, "at": before.at}
+        log.info("run %s of thread %s goes on", self._asked.run_id, self._thread_id, extra=facts)
         self._state.turns = before.turns
         self._state.add_usage(before.usage)
         self._answer = before.answer
         self._overtaken = before.at == "overtaken"
+        self._over = before.at in ("ended", "overtaken")
         if before.status is not Status.RUNNING:
             self._end_as(before.status)
         if before.answer:
             self._stop = self._talk.codec.reply(before.answer).stop
+
+    def _check_input(self, entries: Sequence[Entry]) -> None:
+        """A run is known by its id, and has one input."""
+        content, input_id = self._asked.input, f"h-{self._asked.run_id}"
+        if content is None or callable(content):
+            return
+        said = self._talk.codec.user(content).body
+        if any(entry.id == input_id and entry.body != said for entry in entries):
+            raise MessageConflict(self._thread_id, input_id)
 
     async def _hear_input(self) -> None:
         content = self._asked.input
@@ -225,6 +254,7 @@ class Run:
     async def _take_in(self, posted: Posted) -> None:
         event = MessageEvent(self._thread_id, posted.content, posted.id)
         await self._tell("before_message", event)
+        self._over = False
         await self._talk.say(posted.part, posted.id, self._meta())
         self._inbox.stored()
         await self._tell("after_message", event)
@@ -258,15 +288,26 @@ class Run:
     async def _store(self, answer: Any) -> Reply:
         writer = self._talk.writer
         assert self._answer_id is not None
-        parts = self._talk.codec.encode(answer, self._answer_id)
-        if any(part.kind != "assistant" for part in parts):
-            raise InvalidMessage("answer", parts[0].kind, "a model must answer with an assistant's message")
-        self._answer = writer.entries_of(parts, self._answer_id, self._meta())
-        await self._talk.add(self._answer, fresh=False)
+        self._answer = writer.entries_of(self._parts(answer, self._answer_id), self._answer_id, self._meta())
         reply = self._talk.codec.reply(self._answer)
+        if any(not call.name for call in reply.calls):
+            rule = f"does not fit the codec {self._talk.codec.name!r}; make the thread with its provider's codec"
+            raise InvalidAnswer("answer", "a tool call without a name", rule)
+        await self._talk.add(self._answer, fresh=False)
         self._stop = reply.stop
         self._state.add_usage(reply.usage)
         return reply
+
+    def _parts(self, answer: Any, answer_id: str) -> list[Part]:
+        """What is stored of an answer, which must be a model's."""
+        try:
+            parts = self._talk.codec.encode(answer, answer_id)
+        except InvalidMessage as error:
+            raise InvalidAnswer(error.field, error.shown, error.rule) from None
+        if answer is None or any(part.kind != "assistant" for part in parts):
+            rule = "a model must answer with an assistant's message (did the function forget to return it?)"
+            raise InvalidAnswer("answer", type(answer).__name__, rule)
+        return parts
 
     async def _finish(self, reply: Reply) -> None:
         """The model asks for nothing, or for tools that are not there; calls to those are answered all the same."""
@@ -365,11 +406,16 @@ class Run:
         left = Leaving()
         for step in (self._mend, self._take_in_rest, self._save):
             await self._try(left, step())
-        left.archiving = self._archiving or await self._archive(None)
+        await self._try(left, self._ask_archive(left))
         if self._started:
             await self._try(left, self._tell("on_session_end", self._ended(error, left.archiving)))
         await self._try(left, self._take_in_rest(close=True))
+        self._inbox.close()
         return left
+
+    async def _ask_archive(self, left: Leaving) -> None:
+        waited_for, rev = self._archived
+        left.archiving = waited_for if rev == self._talk.writer.rev else await self._archive(None)
 
     async def _try(self, left: Leaving, step: Awaitable[None]) -> None:
         try:
@@ -378,7 +424,7 @@ class Run:
             left.error = left.error or failed
 
     async def _mend(self) -> None:
-        if self._answer_id is not None or self._answer:
+        if not self._over:
             await self._talk.mend("the run was broken off before its tools had answered")
 
     async def _take_in_rest(self, *, close: bool = False) -> None:
@@ -387,8 +433,10 @@ class Run:
         while (posted := self._inbox.first(or_close=close)) is not None:
             try:
                 await self._talk.say(posted.part, posted.id, self._meta() if self._started else None)
-            except Exception as error:  # noqa: BLE001  the others are tried first
-                failed = failed or error
+            except Exception as error:
+                if not close and isinstance(error, StoreUnavailable):
+                    raise  # it stays, and is tried once more when the inbox closes
+                failed = failed or error  # the others are tried all the same
             self._inbox.stored()
         if failed is not None:
             raise failed
@@ -397,7 +445,8 @@ class Run:
         """Not shielded: who cancels does not want to wait."""
         if self._asked.wait_flush is not None:
             await self._save()
-            self._archiving = await self._archive(self._asked.wait_flush)
+            rev = self._talk.writer.rev
+            self._archived = await self._archive(self._asked.wait_flush), rev
 
     def _ended(self, error: BaseException | None, archiving: Archiving) -> SessionEnded:
         return SessionEnded(

@@ -1,6 +1,7 @@
 """One tool call on its way: hooks, the handler, hooks again."""
 
 import logging
+import traceback
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -30,6 +31,12 @@ class ParsedCall:
     call: ToolCall
     tool: Tool
     arguments: Arguments
+
+
+def where_raised(error: BaseException) -> str:
+    """File, line and function of an error, without its words, which may tell what was said."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "an unknown place"
 
 
 class ToolRun:
@@ -140,7 +147,14 @@ class ToolRun:
                 case _:
                     raise TypeError(f"{name} of tool {self._tool.name!r} must return Fallback, Suppress or None")
         facts = {"thread_id": self._batch.facts.thread_id, "tool": self._tool.name, "call_id": self._call.id}
-        log.warning("a tool failed, and no hook decided what to tell", extra={**facts, "error": type(error).__name__})
+        log.warning(
+            "tool %r failed in thread %s with %s at %s; the model is told to try otherwise",
+            self._tool.name,
+            self._batch.facts.thread_id,
+            type(error).__name__,
+            where_raised(error),
+            extra={**facts, "error": type(error).__name__},
+        )
         return failed(self._call, error)
 
     async def _after(self, outcome: Outcome) -> None:

@@ -4,10 +4,12 @@
 -- ARGV  4 token   5 lease (ms)   6 ids known to be fresh up to this count   7 how many   8 bytes   9 their ids (16 bytes each)
 --       10 how many fields of the head follow   11… pairs of a field and its value, then the records; none where they were staged
 -- Reply {'ok', rev, count} | {'known', rev, count} (an id is taken since) | {'unstaged'} | {'erasing'} | {'absent'} | {'fenced'}
+--       {'behind'} (messages that the session knows of are gone: Redis fell back)
 local h = thread()
 local no = refusal(h, ARGV[4])
 if no then return {no} end
 local checked, many, ids = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[9]
+if checked > h.count then return {'behind'} end
 if checked < h.count then
   local fresh = {}
   for at = 1, #ids, 16 do fresh[string.sub(ids, at, at + 15)] = true end

@@ -111,6 +111,7 @@ local function leave(h, mode)
     owe()
     return {'evicted', int(NOW), '0'}
   end
+  owe()
   return {'lingers', int(NOW), int(fade(h, mode == 'evict' and 0 or LINGER))}
 end
 
