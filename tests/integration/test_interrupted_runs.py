@@ -7,7 +7,7 @@ import pytest
 from tests.conformance.scripted import Scripted, call, claude, says, user, uses, wants
 from tests.integration.test_hard_cases import end_lease, lose_reply
 from threadkeep import Threadkeep, ThreadRef
-from threadkeep.errors import LeaseLost, StoreUnavailable
+from threadkeep.errors import HotTierLost, LeaseLost, StoreUnavailable
 from threadkeep.session import Hooks, Subagent, Tool
 from threadkeep.storage.link import SyncLink
 
@@ -345,3 +345,108 @@ def test_a_subagent_waits_for_the_lease_of_an_attempt_that_died(settings, stores
     end_lease(stores, ThreadRef.of("parent"))
     with Threadkeep(short) as again:
         assert go_on(again, Scripted(says("helped"))) == "helped"
+
+
+# --- Redis falls back to an older moment ------------------------------------------------------------------------------
+
+
+def copied(settings, stores, ref):
+    """A thread's keys as they are now; called again, it puts them back."""
+    import redis
+
+    keys = stores.hot.keys(ref)
+    client = redis.Redis.from_url(settings.redis_url)
+    names = [keys.head, keys.base, keys.log, keys.ids]
+    values = {name: client.dump(name) for name in names}
+
+    def put_back():
+        client.delete(*names)
+        for name, value in values.items():
+            if value is not None:
+                client.restore(name, 0, value)
+        client.close()
+
+    return put_back
+
+
+@pytest.mark.parametrize("codec", ["plain", "anthropic"])
+def test_a_session_under_which_redis_falls_back_is_told_so(settings, stores, keep, codec):
+    """As after a failover to a replica that lagged: the older head still bears this session's lease."""
+    with pytest.raises(HotTierLost), keep.new(codec=codec) as session:
+        session.user("0")
+        fall_back = copied(settings, stores, ThreadRef.of(session.id))
+        session.user("acknowledged")
+        fall_back()
+        session.user("next")
+    assert [entry.body["content"] for entry in keep.read(session.id).entries] == ["0"]
+
+
+def test_what_was_sound_is_looked_at_again_after_redis_fell_back(settings, stores, keep):
+    with keep.new(codec="anthropic") as session:
+        session.user("hi")
+        session.append(claude(uses("c", "look", number=1)))
+        fall_back = copied(settings, stores, ThreadRef.of(session.id))
+        session.tool("c", "here")
+        session.user("thanks")
+        fall_back()
+        with pytest.raises(HotTierLost):
+            session.user("again")
+        session.user("again")
+        assert [repair.call_id for repair in session.repairs] == ["c"]
+
+
+# --- what must not be repaired, and what must ------------------------------------------------------------------------
+
+
+def test_what_is_dropped_takes_no_repair_with_it(keep):
+    with keep.new(codec="anthropic", on_dangling="drop") as session:
+        said = [{"role": "user", "content": "hi"}, claude(uses("c1", "look", number=1))]
+        session.append(*said, {"role": "user", "content": "and?"}, claude(uses("c2", "look", number=2)))
+        session.user("well?")
+        assert {(repair.call_id, repair.how) for repair in session.repairs} == {("c1", "answered"), ("c2", "dropped")}
+        types = [block["type"] for message in _request(session) for block in _blocks(message)]
+    assert types == ["text", "tool_use", "tool_result", "text", "text"]
+
+
+def test_an_ended_run_that_comes_back_leaves_the_calls_of_another_alone(keep):
+    with keep.new() as session:
+        session.run(Scripted(says("one")), input="hello", run_id="one")
+        meta = {"run": "two", "turn": 1}
+        session.append(wants(call("c", "look", number=1)), id="a-two-1")
+        entries = session.entries
+        session.replace(*entries[:-1], replace(entries[-1], meta={**entries[-1].meta, **meta}))
+        assert session.run(Scripted(), run_id="one").text == "one"
+        assert session.repairs == []
+        assert session.run(Scripted(says("two")), tools=[look], run_id="two").text == "two"
+        assert session.messages[-2]["content"] == "1 is here"
+
+
+def test_a_new_system_prompt_does_not_answer_the_calls_of_a_run_that_is_about_to_go_on(keep):
+    with keep.new(codec="anthropic", system="Be brief.") as session:
+        session.user("hi")
+        session.append(claude(uses("c", "look", number=1)))
+        session.system("Today is Monday.")
+        assert (session.repairs, session.unanswered) == ([], True)
+        assert session.request()["system"][-1]["text"] == "Today is Monday."
+
+
+def test_items_of_one_answer_may_be_appended_one_by_one(keep):
+    calls = [{"type": "function_call", "call_id": name, "name": "look", "arguments": "{}"} for name in ("c1", "c2")]
+    with keep.new(codec="openai-responses") as session:
+        session.user("hi")
+        for item in calls:
+            session.append(item)
+        for item in calls:
+            session.tool(item["call_id"], "here")
+        assert session.repairs == []
+
+
+def test_a_lease_is_given_back_though_an_answer_cannot_be_mended(keep, monkeypatch):
+    with keep.new(codec="anthropic") as session, pytest.raises(ZeroDivisionError) as raised, session:
+        session.append(claude(uses("c", "look", number=1)))
+        monkeypatch.setattr(session._talk.codec, "result", lambda *args, **kwargs: {}["odd"])
+        raise ZeroDivisionError
+    monkeypatch.undo()
+    assert "odd" in raised.value.__notes__[0]
+    with keep.open(session.id) as again:
+        assert again.count == 1

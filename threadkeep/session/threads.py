@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -203,7 +203,7 @@ class Threads(Asking):
         if copying.reshape is not None:
             entries = await copying.reshape(entries)
         if codec != head.codec:
-            check_bodies(entries, codec)
+            entries = as_kept_by(codec, entries)
         return new_parts(entries, codec, fields, self.settings)
 
     def _kept(self, source: ThreadRef, contents: Contents, before: str | None) -> int:
@@ -292,20 +292,24 @@ def new_parts(entries: Sequence[Entry], codec: str, fields: Sequence[Any], setti
     return plain_parts(records, hashes_of(entries), fields)
 
 
-def check_bodies(entries: Sequence[Entry], codec: str) -> None:
-    """Refuse bodies that another codec would not have made.
+def as_kept_by(codec: str, entries: Sequence[Entry]) -> list[Entry]:
+    """Entries that came from another codec, with their bodies as this one keeps them.
 
     Raises:
-        InvalidMessage: names the entry; hooks must give it its new body.
+        InvalidMessage: names the entry whose body, or `fmt`, is still another's.
     """
+    kept: list[Entry] = []
     for entry in entries:
+        where = f"entry {ascii(entry.id)[:80]}"
+        rule = f"to fork to {codec!r}, on_fork_transform must give each entry one message of that codec's, and its fmt"
         if entry.fmt != codec:
-            rule = f"is still {entry.fmt!r}; to fork to {codec!r}, on_fork_transform must give it a new body and fmt"
-            raise InvalidMessage(f"entry {ascii(entry.id)[:80]}", "its fmt", rule)
-        kinds = {part.kind for part in codec_for(codec).encode(entry.body, entry.id)}
-        if entry.kind not in kinds:
-            rule = f"is no {entry.kind} message of {codec!r}; on_fork_transform must give it another"
-            raise InvalidMessage(f"entry {ascii(entry.id)[:80]}", "its body", rule)
+            raise InvalidMessage(where, f"fmt {entry.fmt!r}", rule)
+        try:
+            (part,) = codec_for(codec).encode(entry.body, entry.id)
+        except (ThreadkeepError, ValueError, TypeError) as error:
+            raise InvalidMessage(where, str(error), rule) from None
+        kept.append(replace(entry, kind=part.kind, body=part.body))
+    return kept
 
 
 def check_batch(entries: Sequence[Entry], codec: str, thread: str) -> None:
