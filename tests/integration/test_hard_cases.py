@@ -392,3 +392,15 @@ def test_a_busy_thread_is_not_overwritten(keep, session, worker):
     worker()
     with pytest.raises(ThreadBusy):
         keep.new(session.id, overwrite=True)
+
+
+def test_a_thread_that_was_flushed_while_it_was_open_is_cold_in_the_catalog_once_it_is_left(keep, stores, swept):
+    """The flush finds it leased, and lists it as hot; leaving it clean queues no other flush, so the sweep says so."""
+    with keep.new() as session:
+        session.append(user("1"))
+    ref = ThreadRef.of(session.id)
+    with keep.open(session.id):
+        assert flush(stores, ref, "linger").outcome == "archived"
+        assert stores.catalog.get(ref).stat.tier == "hot"
+    swept()
+    assert stores.catalog.get(ref).stat.tier == "cold"

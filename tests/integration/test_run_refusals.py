@@ -6,7 +6,6 @@ import threading
 import pytest
 
 from tests.conformance.scripted import Scripted, call, claude, says, user, wants
-from tests.waiting import until
 from threadkeep import AsyncThreadkeep
 from threadkeep.errors import (
     FormatMismatch,
@@ -198,23 +197,3 @@ def test_a_fork_to_another_codec_wants_new_bodies(keep, worker):
         keep.fork(session.id, system=" ")
     with pytest.raises(FormatMismatch):
         keep.open(fork.id, codec="plain")
-
-
-# --- the catalog ----------------------------------------------------------------------------------------------------
-
-
-def test_a_thread_that_was_only_looked_at_is_cold_in_the_catalog_again(keep, stores, settings, worker):
-    """Opened and left clean, it lingers: no flush says so, but the sweep does."""
-    from threadkeep.model import ThreadRef
-    from threadkeep.tasks.adoption import make_app
-    from threadkeep.tasks.enqueue import Enqueuer
-    from threadkeep.tasks.sweeper import sweep
-
-    worker()
-    swept = lambda: sweep(stores, Enqueuer(make_app(settings, publisher=True)), force=True)  # noqa: E731
-    with keep.new(wait_flush=20) as session:
-        session.user("hi")
-    with keep.open(session.id):
-        swept()
-    swept()
-    until(lambda: stores.catalog.get(ThreadRef.of(session.id)).stat.tier == "cold")
