@@ -7,6 +7,7 @@
 The web app appends what the user said and queues the thread's id: no text ever passes through the broker.
 """
 
+import re
 import sys
 from functools import cache
 from typing import Any
@@ -43,7 +44,10 @@ def model(request: dict[str, Any]) -> Message:
     last: Message = request["messages"][-1]
     if last["role"] == "tool":
         return {"role": "assistant", "content": f"Good news: {last['content']}"}
-    call = {"id": f"call-{len(request['messages'])}", "name": "track_parcel", "args": {"number": "42"}}
+    number = re.search(r"\d+", last["content"])
+    if number is None:
+        return {"role": "assistant", "content": "Which parcel? I need its number."}
+    call = {"id": f"call-{len(request['messages'])}", "name": "track_parcel", "args": {"number": number[0]}}
     return {"role": "assistant", "content": "Let me look.", "tool_calls": [call]}
 
 
@@ -85,4 +89,6 @@ def say(thread_id: str, text: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit('usage: python examples/agent_task.py "Where is parcel 42?"')
     print(say("parcels", sys.argv[1]))  # noqa: T201
