@@ -7,7 +7,7 @@ import pytest
 from tests.conformance.scripted import Scripted, call, claude, says, user, uses, wants
 from tests.integration.test_hard_cases import end_lease, lose_reply
 from threadkeep import Threadkeep, ThreadRef
-from threadkeep.errors import HotTierLost, LeaseLost, StoreUnavailable
+from threadkeep.errors import HotTierLost, LeaseLost, StoreUnavailable, ThreadNotFound
 from threadkeep.session import Hooks, Subagent, Tool
 from threadkeep.storage.link import SyncLink
 
@@ -301,6 +301,8 @@ def test_a_chosen_id_may_be_forked_to_by_a_slow_hook(keep, settings, worker):
     tuned = settings.model_copy(update={"hydrate_wait": 1})
     with keep.new() as source:
         source.append(user("1"))
+    with pytest.raises(ThreadNotFound):
+        keep.open("chosen")  # a worker's word for it, which is remembered
 
     class Slow(Hooks):
         def on_fork_prepare(self, entries):
@@ -450,3 +452,40 @@ def test_a_lease_is_given_back_though_an_answer_cannot_be_mended(keep, monkeypat
     assert "odd" in raised.value.__notes__[0]
     with keep.open(session.id) as again:
         assert again.count == 1
+
+
+def test_a_run_that_goes_on_leaves_alone_the_calls_that_the_app_has_answered(keep):
+    ran = []
+
+    def look_up(number: int) -> str:
+        """Look something up."""
+        ran.append(number)
+        return f"{number} is here"
+
+    calls = claude(uses("c1", "look_up", number=1), uses("c2", "look_up", number=2))
+    with keep.new(codec="anthropic") as session:
+        session.append(calls, id=f"a-{RUN}-1")
+        (entry,) = session.entries
+        session.replace(replace(entry, meta={**entry.meta, "run": RUN, "turn": 1}))
+        session.tool("c1", "by hand")
+        assert session.run(Scripted(claude("done")), tools=[look_up], run_id=RUN).text == "done"
+        results = [block for message in _request(session) for block in _blocks(message) if "content" in block]
+        assert [entry.id for entry in session.entries][2:] == [f"t-{RUN}-1-1", f"a-{RUN}-2"]
+    assert ran == [2]
+    assert [block["content"] for block in results] == ["by hand", "2 is here"]
+
+
+def test_results_that_are_too_large_together_give_way_largest_first(settings):
+    tuned = settings.model_copy(update={"max_append_bytes": 5000, "max_message_bytes": 4000})
+    sizes = {"small": 100, "large": 3500, "larger": 3600}
+
+    def says_much(name):
+        return Tool(name, "Says much.", lambda: "x" * sizes[name])
+
+    tools = [says_much(name) for name in sizes]
+    asks = wants(*(call(f"c-{name}", name) for name in sizes))
+    with Threadkeep(tuned) as keep, keep.new() as session:
+        assert session.run(Scripted(asks, says("done")), input="go", tools=tools).reason == "completed"
+        results = session.messages[2:5]
+    assert [len(result["content"]) for result in results[:2]] == [100, 3500]
+    assert "MAX_APPEND_BYTES" in results[2]["content"]["error"]

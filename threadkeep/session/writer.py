@@ -189,6 +189,14 @@ class Writer:
         """Refuse an entry that cannot be stored. Raises `InvalidMessage`."""
         checked_record(entry, max_bytes=self._settings.max_message_bytes)
 
+    def excess(self, entries: Sequence[Entry]) -> InvalidMessage | None:
+        """Why these entries are too many bytes for one write, if they are."""
+        size, limit = log_bytes([entry.to_record() for entry in entries]), self._settings.max_append_bytes
+        if size <= limit:
+            return None
+        rule = f"exceeds, with the others of its turn, THREADKEEP_MAX_APPEND_BYTES ({limit:,})"
+        return InvalidMessage("results", f"{size:,} bytes", rule)
+
     def _records_of(self, entries: Sequence[Entry]) -> list[bytes]:
         """Records that may be written, as far as can be told before looking at the thread."""
         records = [checked_record(entry, max_bytes=self._settings.max_message_bytes) for entry in entries]

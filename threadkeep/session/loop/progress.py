@@ -1,12 +1,12 @@
 """How far a run came before, read from the thread itself: a redelivered task goes on from there. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final, Literal
 
 from threadkeep.model import Entry
-from threadkeep.session.codecs.base import Codec, Usage
+from threadkeep.session.codecs.base import Codec, ToolCall, Usage
 from threadkeep.session.loop.answers import REPAIR, is_answered_by
 from threadkeep.session.loop.state import Status
 
@@ -31,6 +31,7 @@ class Progress:
         answer: Entries of its last answer.
         usage: Tokens that it used.
         status: How it ended, where it has.
+        answered: Places of the answer's calls that somebody has answered already.
     """
 
     at: Literal["between", "calling", "ended", "overtaken"]
@@ -38,6 +39,7 @@ class Progress:
     answer: list[Entry]
     usage: Usage
     status: Status = Status.RUNNING
+    answered: set[int] = field(default_factory=set)
 
 
 def progress_of(entries: Sequence[Entry], run_id: str, codec: Codec) -> Progress | None:
@@ -57,8 +59,10 @@ def progress_of(entries: Sequence[Entry], run_id: str, codec: Codec) -> Progress
     behind = entries[done[-1] + 1 :]
     if any(entry.kind == "assistant" for entry in behind):
         return Progress("overtaken", turns, answer, usage, Status.CANCELLED)
-    calling = entries[done[-1]].kind == "assistant" and _unanswered(answer, behind, codec)
-    return Progress("calling" if calling else "between", turns, answer, usage)
+    calls = codec.reply(answer).calls if entries[done[-1]].kind == "assistant" else []
+    answered = _answered(calls, behind, codec)
+    at: Literal["calling", "between"] = "calling" if len(answered) < len(calls) else "between"
+    return Progress(at, turns, answer, usage, answered=answered)
 
 
 def _answers(made: Iterable[Entry]) -> list[list[Entry]]:
@@ -77,10 +81,13 @@ def _ended(last: Entry, answer: Sequence[Entry], codec: Codec) -> Status | None:
     return None if reply.calls or reply.again else Status.COMPLETED
 
 
-def _unanswered(answer: Sequence[Entry], behind: Sequence[Entry], codec: Codec) -> bool:
-    answered = {call_id for entry in behind for call_id in codec.answers(entry)}
-    calls = codec.reply(answer).calls
-    return any(not any(is_answered_by(call.id, call.name, each) for each in answered) for call in calls)
+def _answered(calls: Sequence[ToolCall], behind: Sequence[Entry], codec: Codec) -> set[int]:
+    """Places of the calls that entries behind them answer."""
+    found: set[int] = set()
+    for answered in (call_id for entry in behind for call_id in codec.answers(entry)):
+        fits = (at for at, call in enumerate(calls) if is_answered_by(call.id, call.name, answered))
+        found.update([at for at in fits if at not in found][:1])
+    return found
 
 
 def _used_by_tools(made: Iterable[Entry]) -> Usage:

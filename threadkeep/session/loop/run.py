@@ -20,7 +20,7 @@ from threadkeep.errors import (
     ThreadkeepError,
 )
 from threadkeep.model import Entry, JsonObject
-from threadkeep.session.codecs.base import Part, Reply, ToolDefinition, Usage
+from threadkeep.session.codecs.base import Part, Reply, ToolCall, ToolDefinition, Usage
 from threadkeep.session.conversation import Conversation, Inbox, Posted
 from threadkeep.session.loop.calling import Calling, is_cancellation
 from threadkeep.session.loop.hooks import (
@@ -158,6 +158,7 @@ class Run:
         self._stop = ""
         self._overtaken = False
         self._over = False
+        self._answered: set[int] = set()
         self._started = False
         self._archived = (Archiving(), 0)
         self._inbox: Inbox = conversation.receive()
@@ -204,6 +205,7 @@ class Run:
         self._started = True
         await self._tell("on_session_start", SessionStarted(self._thread_id, self._asked.agent_name, self._metadata))
         if before is not None and before.at == "calling":
+            self._answered = before.answered
             await self._act_on(self._talk.codec.reply(self._answer), self._router.definitions())
 
     def _resume(self, before: Progress) -> None:
@@ -346,13 +348,14 @@ class Run:
             state=self._state,
             save=self._save,
         )
-        batch = await self._router.process(
-            reply.calls, turn=self._state.turns, facts=facts, parallel=self._asked.parallel
-        )
+        places = [place for place in range(len(reply.calls)) if place not in self._answered]
+        calls = [reply.calls[place] for place in places]
+        batch = await self._router.process(calls, turn=self._state.turns, facts=facts, parallel=self._asked.parallel)
+        self._answered = set()
         if batch.rewind is not None:
             await self._rewind(batch)
             return
-        await self._talk.add(self._results(batch.outcomes), with_state=True)
+        await self._talk.add(self._results(places, batch.outcomes), with_state=True)
         self._answer_id = None
         for outcome in batch.outcomes:
             if outcome.usage is not None:
@@ -368,29 +371,37 @@ class Run:
         self._answer = []
         await self._talk.truncate(self._answer_id)
 
-    def _results(self, outcomes: Sequence[Outcome]) -> list[Entry]:
+    def _results(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> list[Entry]:
         """One entry for each call, in call order. The last says how the run ends, if a tool ended it."""
         entries: list[Entry] = []
-        for place, outcome in enumerate(outcomes):
+        for place, outcome in zip(places, outcomes, strict=True):
             meta = self._meta()
             if outcome.usage is not None:
                 meta[TOOL_USAGE] = asdict(outcome.usage)
-            if not self._state.is_running and place == len(outcomes) - 1:
+            if not self._state.is_running and place == places[-1]:
                 meta[ENDS] = str(self._state.status)
             entries.append(self._result_entry(outcome, self._result_id(place), meta))
+        by_size = sorted(range(len(entries)), key=lambda at: len(entries[at].to_record()))
+        while by_size and (excess := self._talk.writer.excess(entries)) is not None:
+            largest = by_size.pop()  # the largest give way to the others
+            entries[largest] = self._unkept(outcomes[largest].call, excess, entries[largest].id, entries[largest].meta)
         return entries
 
     def _result_entry(self, outcome: Outcome, message_id: str, meta: JsonObject) -> Entry:
         """A result as it is stored; one that cannot be, being too large for instance, says so instead."""
-        codec, writer = self._talk.codec, self._talk.writer
         try:
-            part = codec.result(outcome.call, outcome.content, error=outcome.error)
-            (entry,) = writer.entries_of([part], message_id, meta)
-            writer.check(entry)
+            part = self._talk.codec.result(outcome.call, outcome.content, error=outcome.error)
+            (entry,) = self._talk.writer.entries_of([part], message_id, meta)
+            self._talk.writer.check(entry)
         except InvalidMessage as problem:
-            log.warning("%s", problem, extra={"thread_id": self._thread_id, "call_id": outcome.call.id})
-            told = {"error": f"the tool's result cannot be kept: it {problem.rule}"}
-            (entry,) = writer.entries_of([codec.result(outcome.call, told, error=True)], message_id, meta)
+            return self._unkept(outcome.call, problem, message_id, meta)
+        return entry
+
+    def _unkept(self, call: ToolCall, problem: InvalidMessage, message_id: str, meta: JsonObject) -> Entry:
+        log.warning("%s", problem, extra={"thread_id": self._thread_id, "call_id": call.id})
+        told = {"error": f"the tool's result cannot be kept: it {problem.rule}"}
+        part = self._talk.codec.result(call, told, error=True)
+        (entry,) = self._talk.writer.entries_of([part], message_id, meta)
         return entry
 
     def _result_id(self, place: int) -> str:
