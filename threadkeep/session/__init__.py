@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         compose,
     )
     from threadkeep.session.loop.outcome import Outcome
-    from threadkeep.session.loop.run import Result
+    from threadkeep.session.loop.result import Result
     from threadkeep.session.loop.state import State, Status, Task
     from threadkeep.session.loop.subagent import Subagent
     from threadkeep.session.loop.tools import Rewind, Tool, ToolResult
@@ -76,7 +76,7 @@ _HOMES = {
     "Repair": "loop.answers",
     "ReplaceArgs": "loop.hooks",
     "Reply": "codecs.base",
-    "Result": "loop.run",
+    "Result": "loop.result",
     "Rewind": "loop.tools",
     "SessionEnded": "loop.hooks",
     "SessionStarted": "loop.hooks",

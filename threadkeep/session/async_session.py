@@ -10,7 +10,9 @@ from threadkeep.session.conversation import OnDangling
 from threadkeep.session.heartbeat import AsyncHeartbeat
 from threadkeep.session.loop.answers import Repair
 from threadkeep.session.loop.calling import AsyncCalling
-from threadkeep.session.loop.run import Leaving, Result, Run, RunOptions
+from threadkeep.session.loop.options import RunOptions
+from threadkeep.session.loop.result import Result
+from threadkeep.session.loop.run import Leaving, Run
 from threadkeep.session.loop.tools import definitions_of
 from threadkeep.session.session import SessionFacts
 from threadkeep.session.shielding import shielded

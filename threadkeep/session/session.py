@@ -11,8 +11,10 @@ from threadkeep.session.conversation import Conversation, OnDangling
 from threadkeep.session.heartbeat import Heartbeat
 from threadkeep.session.loop.answers import Repair
 from threadkeep.session.loop.calling import SyncCalling
+from threadkeep.session.loop.options import RunOptions
+from threadkeep.session.loop.result import Result
 from threadkeep.session.loop.run import Leaving as RunLeaving
-from threadkeep.session.loop.run import Result, Run, RunOptions
+from threadkeep.session.loop.run import Run
 from threadkeep.session.loop.state import State
 from threadkeep.session.loop.tools import definitions_of
 from threadkeep.session.shielding import deferred_signals

@@ -7,9 +7,9 @@ started any number of times, and goes on from where it was.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any
 
 from threadkeep.errors import (
     EmptyReply,
@@ -17,10 +17,9 @@ from threadkeep.errors import (
     InvalidMessage,
     MessageConflict,
     StoreUnavailable,
-    ThreadkeepError,
 )
 from threadkeep.model import Entry, JsonObject
-from threadkeep.session.codecs.base import Part, Reply, ToolCall, ToolDefinition, Usage
+from threadkeep.session.codecs.base import Part, Reply, ToolCall, ToolDefinition
 from threadkeep.session.conversation import Conversation, Inbox, Posted
 from threadkeep.session.loop.calling import Calling, is_cancellation
 from threadkeep.session.loop.hooks import (
@@ -28,107 +27,19 @@ from threadkeep.session.loop.hooks import (
     SessionEnded,
     SessionStarted,
     TurnCompleted,
-    check_hooks,
     hook,
 )
+from threadkeep.session.loop.options import RunOptions
 from threadkeep.session.loop.progress import ENDS, RUN, TOOL_USAGE, TURN, Progress, progress_of
+from threadkeep.session.loop.result import REASON_OF, Reason, Result
 from threadkeep.session.loop.router import Batch, BatchFacts, Outcome, Router
 from threadkeep.session.loop.state import Status
 from threadkeep.session.writer import Archiving
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["completed", "max_turns", "waiting_for_input", "failed", "cancelled", "overtaken"]
 Shield = Callable[[Coroutine[Any, Any, "Leaving"]], Awaitable["Leaving"]]
 Archive = Callable[["float | None"], Awaitable["Archiving"]]
-
-MAX_RUN_ID: Final = 400
-"""Characters: ids of messages are made of the run's."""
-
-_REASON_OF: Final[dict[Status, Reason]] = {
-    Status.COMPLETED: "completed",
-    Status.WAITING_FOR_INPUT: "waiting_for_input",
-    Status.FAILED: "failed",
-    Status.CANCELLED: "cancelled",
-    Status.RUNNING: "max_turns",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What a run was asked for; see `Session.run`.
-
-    Raises:
-        InvalidMessage: a limit or an id that no run can have; nothing was read or written.
-    """
-
-    model: Callable[[dict[str, Any]], Any]
-    run_id: str
-    input: Any = None
-    tools: Sequence[Any] = ()
-    max_turns: int = 50
-    parallel: bool = True
-    hooks: Any = None
-    agent_name: str = "agent"
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    wait_flush: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_turns, int) or isinstance(self.max_turns, bool) or self.max_turns < 0:
-            raise InvalidMessage("max_turns", ascii(self.max_turns)[:80], "must be a whole number, 0 or more")
-        if not isinstance(self.run_id, str) or not 0 < len(self.run_id) <= MAX_RUN_ID:
-            raise InvalidMessage("run_id", ascii(self.run_id)[:80], f"must be a string of 1 to {MAX_RUN_ID} characters")
-        check_hooks(self.hooks)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a run ended.
-
-    Attributes:
-        thread_id: The thread's id.
-        run_id: The run's; the same run asked for again gives the same result without asking the model again.
-        reason: Why it ended: `completed` (the model had nothing more to ask for), `max_turns`, `waiting_for_input` (a
-            tool called `state.wait()`), `failed` or `cancelled` (a tool said so), or `overtaken` (a run that was
-            broken off, and whose thread others have gone on with since; nothing was done).
-        status: The state's status.
-        final: The model's last message as its provider has it, several in a list; None unless the run completed.
-        text: Its visible text.
-        stop: The provider's own word for why the model stopped.
-        turns: Model invocations, those of earlier attempts at the same run included.
-        usage: Tokens, counted the same way for every provider; the provider's own numbers are in each entry's `meta`.
-        flush_enqueued: Whether a flush is on its way; False means that the broker was away, and the sweep archives it.
-        archived: Whether the archive is known to hold the run; only with `wait_flush`.
-        flush_error: Why it is not known. The thread is safe in Redis, and flushed again.
-    """
-
-    thread_id: str
-    run_id: str
-    reason: Reason
-    status: Status
-    final: Any = None
-    text: str = ""
-    stop: str = ""
-    turns: int = 0
-    usage: Usage = field(default_factory=Usage)
-    flush_enqueued: bool = False
-    archived: bool = False
-    flush_error: ThreadkeepError | None = None
-
-    def to_dict(self) -> JsonObject:
-        """Ids, words and numbers, fit for a Celery result: nothing of what was said."""
-        return {
-            "thread_id": self.thread_id,
-            "run_id": self.run_id,
-            "reason": self.reason,
-            "status": str(self.status),
-            "stop": self.stop,
-            "turns": self.turns,
-            "usage": asdict(self.usage),
-            "flush_enqueued": self.flush_enqueued,
-            "archived": self.archived,
-        }
 
 
 @dataclass(slots=True)
@@ -464,7 +375,7 @@ class Run:
             self._thread_id,
             self._asked.agent_name,
             self._metadata,
-            reason=self._reason() if error is None else _REASON_OF[self._state.status],
+            reason=self._reason() if error is None else REASON_OF[self._state.status],
             turns=self._state.turns,
             usage=self._state.usage,
             flush_enqueued=archiving.enqueued,
@@ -489,7 +400,7 @@ class Run:
         )
 
     def _reason(self) -> Reason:
-        return "overtaken" if self._overtaken else _REASON_OF[self._state.status]
+        return "overtaken" if self._overtaken else REASON_OF[self._state.status]
 
     # --- common -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from threadkeep.errors import InvalidMessage, ThreadExists, ThreadkeepError
 from threadkeep.model import JsonObject, dump_json
 from threadkeep.session.loop.context import AsyncToolContext, ToolContext
 from threadkeep.session.loop.hooks import ToolHooks
-from threadkeep.session.loop.run import Result
+from threadkeep.session.loop.result import Result
 from threadkeep.session.loop.tools import Tool, ToolResult
 
 AnyContext = ToolContext | AsyncToolContext
