@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from threadkeep.config import Settings
 from threadkeep.model import fresh_id
 
 
-class Face:
+class Face(ABC):
     """Every method of `Threadkeep`, by its name: `new`, `open`, `fork`, `read`, `stat`, `exists`, `flush`, `delete`…
 
     `new`, `open` and `fork` give an open session, which is a context manager; all of its methods and properties are
@@ -37,16 +38,16 @@ class Face:
     def __getattr__(self, name: str) -> Any:
         return self.finished(getattr(self.keep, name))
 
+    @abstractmethod
     def finished(self, value: Any) -> Any:
         """A value of the library's as a test sees it: what would be awaited is done, at once or when called."""
-        raise NotImplementedError
 
+    @abstractmethod
     def adapted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A plain function as this face's app would write it: itself, or a coroutine function.
 
         Either way it may call this face and its sessions: a coroutine runs the function in a thread.
         """
-        raise NotImplementedError
 
     def fresh_id(self) -> str:
         """An id that no other test has."""
