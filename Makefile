@@ -2,16 +2,21 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-brokers check scale clean
+.PHONY: help demo test test-core test-brokers check prove chaos scale clean
 
 # The newest that is installed, unless one is named: make test PYTHON=python3.12
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
+
+# Processes that the tests are shared out among, each with servers of its own; minutes of chaos.
+JOBS ?= 3
+MINUTES ?= 3
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 CORE := .venv-core/.installed
 LOCAL := .venv/.installed-local
 DEV := .venv/.installed-dev
+TESTS = $(BIN)/pytest -m "not brokers" --ignore tests/core -n $(JOBS) --dist loadgroup
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +25,7 @@ demo: $(LOCAL)  ## Run the whole of Threadkeep on this machine for a minute, and
 	$(BIN)/threadkeep demo
 
 test: $(DEV)  ## Run the tests, against servers that they start themselves; then test-core
-	$(BIN)/pytest -m "not brokers" --ignore tests/core --durations=12
+	$(TESTS) --durations=12
 	@$(MAKE) --no-print-directory test-core
 
 test-core: $(CORE)  ## Show that Threadkeep works with no provider's SDK installed
@@ -28,13 +33,19 @@ test-core: $(CORE)  ## Show that Threadkeep works with no provider's SDK install
 
 test-brokers: $(DEV)  ## Run the tests that need RabbitMQ, which is installed if absent (Debian, Ubuntu)
 	@sh .ci/rabbitmq
-	$(BIN)/pytest -m brokers
+	$(BIN)/pytest tests/brokers -n $(JOBS) --dist loadgroup
 
 check: $(DEV)  ## Lint, formatting, types and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+prove: $(DEV)  ## Run the tests with the proofs in their long forms: about two hours
+	PROVE=1 $(TESTS) --timeout 7200
+
+chaos: $(DEV)  ## Kill workers, servers and connections under load, and check what is left: make chaos MINUTES=10
+	PYTHONPATH=. $(BIN)/python -m tests.chaos --minutes $(MINUTES) --out build/chaos
 
 scale: $(DEV)  ## Drain one queue of flushes with one worker process, then with three, and show the rates
 	PYTHONPATH=. $(BIN)/python benchmarks/scaling.py

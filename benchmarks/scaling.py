@@ -20,6 +20,7 @@ from threadkeep.local.stack import Stack, temporary_stack
 from threadkeep.local.workers import CeleryWorker
 from threadkeep.model import Entry
 from threadkeep.storage.archive import read_frames
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks.conf import FLUSH
 from threadkeep.tasks.stores import Stores
@@ -108,7 +109,7 @@ def archived(stack: Stack, thread_id: str) -> list[object]:
     found = stores.cold.get(ThreadRef.of(thread_id))
     if found is None:
         return []
-    frames = read_frames(found[1], where=thread_id, max_bytes=10**8)
+    frames = read_frames(found[1], where=thread_id, limits=ReadLimits(10**8))
     return [Entry.from_record(record).body for frame in frames for record in frame.records()]
 
 

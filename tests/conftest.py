@@ -4,7 +4,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from threadkeep.local.moto import MotoServer
 from threadkeep.local.postgres import PostgresServer
 from threadkeep.local.seaweed import SeaweedServer
 from threadkeep.local.valkey import ValkeyServer
+from threadkeep.local.valkey_cluster import ValkeyCluster
 from threadkeep.local.workers import DEFAULT_APP, CeleryWorker
 from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
 from threadkeep.tasks.stores import Stores
@@ -45,6 +47,12 @@ def run_dir() -> Iterator[Path]:
 def valkey_server(run_dir: Path) -> Iterator[ValkeyServer]:
     with ValkeyServer(run_dir / "valkey") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(run_dir: Path) -> Iterator[ValkeyCluster]:
+    with ValkeyCluster(run_dir / "valkey-cluster", node_timeout_ms=1000) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +91,15 @@ def settings(valkey_server: ValkeyServer, catalog_server: PostgresServer, seawee
     made = settings_for(mark, valkey_server, catalog_server, seaweed_server)
     yield made
     assert keys_that_would_stay_for_ever(valkey_server, mark) == []
+
+
+@pytest.fixture
+def cluster_settings(settings: Settings, valkey_cluster: ValkeyCluster) -> Iterator[Settings]:
+    """The test's settings with the hot tier on a cluster, which is made whole again after the test."""
+    yield settings.model_copy(update={"redis_url": valkey_cluster.url, "redis_cluster": True})
+    valkey_cluster.heal()
+    for primary in valkey_cluster.primaries:
+        assert keys_that_would_stay_for_ever(primary, settings.key_prefix) == []
 
 
 def settings_for(
@@ -128,7 +145,7 @@ def keys_that_would_stay_for_ever(valkey_server: ValkeyServer, prefix: str) -> l
 def _may_last(client: Any, key: str) -> bool:
     own, _, part = key.rpartition(":")
     if part not in ("head", "base", "log", "ids"):
-        return part in ("index", "epoch", "tries", "owed", "erasing")
+        return part in ("index", "epoch", "tries", "owed", "erasing", "graves")
     rev, archived, lease = client.hmget(f"{own}:head", "rev", "archived", "lease")
     return rev is not None and (rev != archived or bool(lease))
 
@@ -136,6 +153,13 @@ def _may_last(client: Any, key: str) -> bool:
 @pytest.fixture
 def worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts Celery workers for this test's settings: `worker()`, `worker("threadkeep.flush", name="flush")`."""
+    with workers(settings, tmp_path, end=CeleryWorker.stop) as start:
+        yield start
+
+
+@contextmanager
+def workers(settings: Settings, folder: Path, *, end: Callable[[CeleryWorker], None]) -> Iterator[StartWorker]:
+    """Gives a function that starts workers, each with a folder of its own, and ends them all at last."""
     started: list[CeleryWorker] = []
 
     def start(
@@ -152,15 +176,17 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
             name=name,
             concurrency=concurrency,
             pool=pool,
-            data_dir=tmp_path / name,
+            data_dir=folder / name,
             app=app,
         )
         started.append(process)
         return process.start()
 
-    yield start
-    for process in started:
-        process.stop()
+    try:
+        yield start
+    finally:
+        for process in started:
+            end(process)
 
 
 @pytest.fixture
@@ -211,3 +237,35 @@ def _empty_catalog(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))
     engine.dispose()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The numbers that proofs have recorded: `record_property("proof", "…")`, or a dict whose numbers are summed up."""
+    told = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "proof" and report.when == "call"
+    ]
+    if told:
+        terminalreporter.section("proofs")
+    for line in [*_summed(value for value in told if isinstance(value, dict)), *filter(_is_text, told)]:
+        terminalreporter.write_line(f"  {line}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _summed(proofs: Iterable[dict[str, Any]]) -> list[str]:
+    totals: dict[str, dict[str, float]] = {}
+    for proof in proofs:
+        of = totals.setdefault(proof["of"], {"tests": 0})
+        of["tests"] += 1
+        for name in proof.keys() - {"of"}:
+            of[name] = of.get(name, 0) + proof[name]
+    return [
+        f"{of}: {', '.join(f'{round(number):,} {name}' for name, number in sorted(sums.items()))}"
+        for of, sums in totals.items()
+    ]

@@ -241,11 +241,14 @@ class ThreadErased(ThreadkeepError):
         self.thread = thread
 
     def __str__(self) -> str:
-        return f"thread {self.thread} is being erased; nothing was written. Create it anew once the erase is done."
+        return (
+            f"thread {self.thread} is being erased, or was since it was opened; nothing was written. "
+            "Create it anew once the erase is done."
+        )
 
 
 class HotTierLost(ThreadkeepError):
-    """Redis lost its memory: what came back from the archive is older than what this session had acknowledged."""
+    """Redis lost its memory or a part of it, or fell back: what is left is older than what was acknowledged."""
 
     def __init__(self, thread: str, acknowledged: int, found: int) -> None:
         super().__init__(thread, acknowledged, found)
@@ -253,8 +256,8 @@ class HotTierLost(ThreadkeepError):
 
     def __str__(self) -> str:
         return (
-            f"Redis lost what thread {self.thread} had gained since its last flush: revision {self.acknowledged} was "
-            f"acknowledged, the archive holds {self.found}. Everything up to that is safe; append the rest again."
+            f"Redis lost what thread {self.thread} had gained lately: revision {self.acknowledged} was acknowledged, "
+            f"what is left is revision {self.found}. Everything up to that is safe; append the rest again."
         )
 
 
@@ -273,6 +276,10 @@ class StoreUnavailable(ThreadkeepError):
     def __str__(self) -> str:
         reason = self.reason.rstrip(".")
         return f"{self.store} did not complete {self.operation}: {reason}. Repeating the same call is safe."
+
+
+class AnswerGarbled(StoreUnavailable):
+    """What a store sent does not have the checksum that it keeps of it: damaged on the way, or where it lies."""
 
 
 class StoreRefused(ThreadkeepError):
@@ -328,10 +335,17 @@ class ArchiveCorrupt(ThreadkeepError):
         self.thread, self.key, self.reason = thread, key, reason
 
     def __str__(self) -> str:
-        return (
-            f"{self.key}: {self.reason}; nothing was restored and the object was left as it is. "
-            f"Look for an older version of it, or under conflicts/, to bring thread {self.thread} back."
-        )
+        told = f"{self.key}: {self.reason}; nothing was restored and the object was left as it is."
+        remedy = f"`threadkeep verify --repair` brings thread {self.thread} back wherever a sound copy of it is left."
+        return f"{told} {remedy}" if self.thread else told
+
+
+class ArchiveTooNew(ArchiveCorrupt):
+    """The object is in a format that this version of Threadkeep does not know."""
+
+    def __str__(self) -> str:
+        told = f"{self.key}: {self.reason}; nothing was restored and the object was left as it is."
+        return f"{told} Update this installation of Threadkeep to read {self.thread or 'it'}."
 
 
 class ArchiveFrozen(ThreadkeepError):

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import math
+import re
 import secrets
 import string
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, cast
 from urllib.parse import quote, unquote
 
-from threadkeep.errors import InvalidMessage, InvalidThreadId
+from threadkeep.errors import ArchiveCorrupt, InvalidMessage, InvalidThreadId
 
 JsonObject = dict[str, Any]
 Kind = Literal["system", "user", "assistant", "tool"]
@@ -28,10 +29,17 @@ MAX_MESSAGE_ID: Final = 512
 """Characters of a message id."""
 MAX_JSON_DEPTH: Final = 100
 MAX_INTEGER_BITS: Final = 4096
+MAX_REVISION: Final = 2**52
+"""Revisions and counts stay below this: in the year 2112 of the clock, and far from where Lua's numbers lose units."""
 SHARDS: Final = 1024
 """Index shards, and thereby hash tags. Part of the key format: never change it for a deployment that holds threads."""
 
 _BASE62: Final = string.ascii_letters + string.digits
+_MAX_DIGITS: Final = len(str(2**MAX_INTEGER_BITS)) + 1
+_RECORD_FIELDS: Final = frozenset({"v", "id", "kind", "fmt", "body", "meta"})
+_NUMBER: Final = re.compile(r"[0-9]{1,16}")
+_MARK: Final = re.compile(r"[!-~]{1,128}")
+_CHAIN: Final = re.compile(r"[0-9a-f]{0,64}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,9 +65,16 @@ class ThreadRef:
 
     @classmethod
     def from_member(cls, member: str) -> Self:
-        """The thread of an index member, `<namespace>/<id>` with both halves encoded."""
+        """The thread of an index member, `<namespace>/<id>` with both halves encoded.
+
+        Raises:
+            InvalidThreadId: no thread has that member.
+        """
         namespace, _, thread_id = member.partition("/")
-        return cls(unquote(namespace), unquote(thread_id))
+        ref = cls(unquote(namespace), unquote(thread_id))
+        if ref.member != member:
+            raise InvalidThreadId("index member", ascii(member)[:60], "is not what any thread is encoded as")
+        return ref
 
     @property
     def member(self) -> str:
@@ -142,9 +157,21 @@ class Entry:
         )
 
     @classmethod
-    def from_record(cls, record: bytes) -> Self:
-        value = json.loads(record)
-        return cls(value["id"], value["kind"], value["body"], value["fmt"], value.get("meta", {}))
+    def from_record(cls, record: bytes, *, where: str = "a stored record", thread: str = "") -> Self:
+        """The entry of a stored line; of a key that stands twice, the last counts.
+
+        Raises:
+            ArchiveCorrupt: `checked_record` could not have made it, whatever its size.
+        """
+        try:
+            value = load_json(record, wrapped=1)
+        except ValueError:
+            value = None
+        if isinstance(value, dict) and value.keys() == _RECORD_FIELDS and type(value["v"]) is int and value["v"] == 1:
+            entry = cls(value["id"], value["kind"], value["body"], value["fmt"], value["meta"])
+            if _problem(entry) is None:
+                return entry
+        raise ArchiveCorrupt(thread, where, "a record is malformed")
 
 
 def checked_record(entry: Entry, *, max_bytes: int) -> bytes:
@@ -153,14 +180,9 @@ def checked_record(entry: Entry, *, max_bytes: int) -> bytes:
     Raises:
         InvalidMessage: the id, kind or format is malformed, a value is no JSON, or the record exceeds `max_bytes`.
     """
-    if not isinstance(entry.id, str) or not 0 < len(entry.id) <= MAX_MESSAGE_ID:
-        raise InvalidMessage("id", ascii(entry.id)[:80], f"must be a string of 1 to {MAX_MESSAGE_ID} characters")
-    if entry.kind not in KINDS:
-        raise InvalidMessage(f"message {ascii(entry.id)[:80]}: kind", ascii(entry.kind)[:80], f"must be one of {KINDS}")
-    if not isinstance(entry.fmt, str) or not entry.fmt:
-        raise InvalidMessage(f"message {ascii(entry.id)[:80]}: fmt", ascii(entry.fmt)[:80], "must be a codec's name")
-    if not isinstance(entry.meta, dict):
-        raise InvalidMessage(f"message {ascii(entry.id)[:80]}: meta", type(entry.meta).__name__, "must be an object")
+    problem = _problem(entry)
+    if problem is not None:
+        raise problem
     where = f"message {ascii(entry.id)[:80]}: body"
     check_json(entry.body, where)
     check_json(entry.meta, f"message {ascii(entry.id)[:80]}: meta")
@@ -172,6 +194,22 @@ def checked_record(entry: Entry, *, max_bytes: int) -> bytes:
             f"exceeds THREADKEEP_MAX_MESSAGE_BYTES ({max_bytes:,}); store a reference",
         )
     return record
+
+
+def _problem(entry: Entry) -> InvalidMessage | None:
+    """What is wrong with an entry besides its values."""
+    if not isinstance(entry.id, str) or not 0 < len(entry.id) <= MAX_MESSAGE_ID:
+        return InvalidMessage("id", ascii(entry.id)[:80], f"must be a string of 1 to {MAX_MESSAGE_ID} characters")
+    meta = cast("Any", entry.meta)
+    if not isinstance(entry.kind, str) or entry.kind not in KINDS:
+        field, shown, rule = "kind", ascii(entry.kind)[:80], f"must be one of {KINDS}"
+    elif not isinstance(entry.fmt, str) or not entry.fmt:
+        field, shown, rule = "fmt", ascii(entry.fmt)[:80], "must be a codec's name"
+    elif not isinstance(meta, dict):
+        field, shown, rule = "meta", type(meta).__name__, "must be an object"
+    else:
+        return None
+    return InvalidMessage(f"message {ascii(entry.id)[:80]}: {field}", shown, rule)
 
 
 def check_json(value: Any, where: str, depth: int = 0) -> None:
@@ -212,6 +250,45 @@ def _check_number(value: float, where: str) -> None:
 def dump_json(value: Any) -> bytes:
     """Compact ASCII JSON in insertion order: ASCII keeps lone surrogates, the order keeps bytes stable."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def load_json(text: bytes, *, wrapped: int = 0) -> Any:
+    """A value that `dump_json` may have written; `wrapped` are the levels that surround what was checked.
+
+    Raises:
+        ValueError: it is no line of ASCII JSON, or holds what `check_json` refuses.
+    """
+    try:
+        value = _DECODER.decode(text.decode("ascii"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if text[:1].isspace() or text[-1:].isspace():
+        raise ValueError("it is more than one line")
+    if text.count(b"[") + text.count(b"{") > MAX_JSON_DEPTH:  # else it cannot be nested too deep
+        check_json(value, "value", -wrapped)
+    return value
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError("an integer is too large")
+    value = int(digits)
+    if len(digits) >= _MAX_DIGITS - 2:
+        _check_number(value, "value")
+    return value
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    _check_number(value, "value")
+    return value
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refused, parse_int=_integer, parse_float=_float)
 
 
 def checked_state(state: Any, *, max_bytes: int) -> bytes | None:
@@ -310,6 +387,11 @@ class ArchiveMeta:
 
     FORMAT = "threadkeep-2"
 
+    @classmethod
+    def of_seal(cls, seal: Seal, *, raw_bytes: int) -> Self:
+        """What an object whose last seal is this one carries."""
+        return cls(seal.rev, seal.attempt, seal.chain, seal.count, seal.born, raw_bytes)
+
     def to_headers(self) -> dict[str, str]:
         """Lower-case names and ASCII values, fit for `x-amz-meta-*`."""
         return {
@@ -330,16 +412,29 @@ class ArchiveMeta:
             if headers["threadkeep-format"] != cls.FORMAT:
                 return None
             return cls(
-                rev=int(headers["threadkeep-rev"]),
-                attempt=headers["threadkeep-attempt"],
-                chain=headers.get("threadkeep-chain", ""),
-                count=int(headers["threadkeep-count"]),
-                born=int(headers["threadkeep-born"]),
-                raw_bytes=int(headers.get("threadkeep-raw-bytes", "0")),
+                rev=_number(headers["threadkeep-rev"]),
+                attempt=_matched(_MARK, headers["threadkeep-attempt"]),
+                chain=_matched(_CHAIN, headers.get("threadkeep-chain", "")),
+                count=_number(headers["threadkeep-count"]),
+                born=_number(headers["threadkeep-born"]),
+                raw_bytes=_number(headers.get("threadkeep-raw-bytes", "0")),
                 tombstone=headers.get("threadkeep-kind") == "tombstone",
             )
         except (KeyError, ValueError):
             return None
+
+
+def _number(text: str) -> int:
+    value = int(_matched(_NUMBER, text))
+    if value >= MAX_REVISION:
+        raise ValueError(text)
+    return value
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(text)
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,3 +491,16 @@ class ThreadStat:
     @property
     def dirty(self) -> bool:
         return self.tier != "absent" and self.rev != self.archived_rev
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What a worker answered; what a newer one says besides is left out.
+
+        Raises:
+            ValueError: it is no such answer.
+        """
+        try:
+            told = json.loads(text)
+            return cls(**{name: value for name, value in told.items() if name in cls.__slots__})
+        except (RecursionError, TypeError, AttributeError):
+            raise ValueError("it does not describe a thread") from None

@@ -6,12 +6,10 @@ from threadkeep.config import Settings
 from threadkeep.tasks.adoption import make_app
 
 
-def with_results(app: Celery) -> Celery:
+def with_results(app: Celery, settings: Settings) -> Celery:
     app.conf.include = [*app.conf.include, "pytest_celery.vendors.worker.tasks"]
-    app.conf.result_backend = app.conf.broker_url
-    app.conf.result_backend_transport_options = {
-        "global_keyprefix": app.conf.broker_transport_options["global_keyprefix"]
-    }
+    app.conf.result_backend = settings.redis_url
+    app.conf.result_backend_transport_options = {"global_keyprefix": f"{settings.key_prefix}:"}
     app.conf.task_ignore_result = False
     return app
 
@@ -20,4 +18,5 @@ def __getattr__(name: str) -> Celery:
     """`app`, made when a worker asks for it: tests import this module without an environment."""
     if name != "app":
         raise AttributeError(name)
-    return with_results(make_app(Settings.load()))
+    settings = Settings.load()
+    return with_results(make_app(settings), settings)

@@ -65,7 +65,7 @@ def lines(path):
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("killed", ["the pool's child", "the whole worker"])
-def test_a_killed_turn_goes_on_where_it_was(keep, settings, worker, gate, killed):
+def test_a_killed_turn_goes_on_where_it_was(keep, settings, broker, worker, gate, killed):
     worker()
     agents = worker("agents", name="agents", app="tests.celery.agent_worker")
     (gate / "go").touch()
@@ -81,7 +81,7 @@ def test_a_killed_turn_goes_on_where_it_was(keep, settings, worker, gate, killed
     if killed == "the whole worker":
         agents.kill()
     os.kill(int(child), signal.SIGKILL) if killed == "the pool's child" else agents.start()
-    until(lambda: len(lines(gate / "runs")) == 2, seconds=60)
+    until(lambda: len(lines(gate / "runs")) == 2, seconds=broker.comes_again(settings))
     (gate / "go").touch()
     until(lambda: answered(keep, "killed"))
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.celery.acts import tuned, user
 from tests.celery.worker_log import outcomes, received, results
 from tests.waiting import until
 from threadkeep import AsyncThreadkeep, Threadkeep
@@ -15,14 +16,6 @@ from threadkeep.storage.link import run_now as now
 from threadkeep.tasks.conf import FLUSH, HYDRATE, MAINTENANCE
 from threadkeep.tasks.inspect import queue_depths
 from threadkeep.testing.wire import Delay
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def tuned(**changes):
-    return pytest.mark.parametrize("tuned", [changes], ids=["-".join(changes)])
 
 
 @pytest.fixture
@@ -80,8 +73,8 @@ def test_a_request_whose_message_was_lost_is_made_again(keep, session, app):
     assert queue_depths(app)[FLUSH] == 1
 
 
-def test_a_request_that_could_not_be_published_is_taken_back(keep, settings, stores, session, app):
-    broken = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port()}/1"})
+def test_a_request_that_could_not_be_published_is_taken_back(keep, settings, stores, session, app, broker):
+    broken = settings.model_copy(update={"broker_url": broker.url_at(free_port())})
     with Threadkeep(broken) as cut_off:
         assert not cut_off.flush(session.id)
         assert not cut_off.prefetch("cold")

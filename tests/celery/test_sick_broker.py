@@ -1,17 +1,14 @@
 """What a web app notices of a broker that is away, silent, locked or frozen: a warning, and a short wait."""
 
 import logging
-import os
-import signal
-import socket
 import time
 
 import pytest
 
+from tests.celery.acts import leave_behind, user
 from threadkeep import Threadkeep
 from threadkeep.errors import BrokerUnavailable
-from threadkeep.local.ports import LOOPBACK, free_port
-from threadkeep.local.valkey import ValkeyServer
+from threadkeep.local.ports import free_port
 from threadkeep.model import ThreadRef
 from threadkeep.storage.link import run_now as now
 
@@ -19,36 +16,50 @@ PATIENCE = 8.0
 """Seconds; twice and more what `broker_timeout` and the time to connect allow, since test machines are noisy."""
 
 
-def user(text):
-    return {"role": "user", "content": text}
-
-
-@pytest.fixture
-def silent_port():
-    """Accepts connections, into the kernel's backlog, and never says a word."""
-    with socket.socket() as silent:
-        silent.bind((LOOPBACK, 0))
-        silent.listen(64)
-        yield silent.getsockname()[1]
-
-
-@pytest.fixture(params=["refused", "half-open", "locked", "amqp-refused", "amqp-half-open"])
-def sick_url(request, settings, silent_port):
+@pytest.fixture(params=["refused", "half-open", "locked"])
+def sick_url(request, broker, silent_port):
     match request.param:
         case "refused":
-            return f"redis://{LOOPBACK}:{free_port()}/1"
+            return broker.url_at(free_port())
         case "half-open":
-            return f"redis://{LOOPBACK}:{silent_port}/1"
-        case "locked":
-            return f"redis://:wrong@{settings.broker_url.rpartition('@')[2]}"
-        case "amqp-refused":
-            return f"amqp://guest:guest@{LOOPBACK}:{free_port()}//"
+            return broker.url_at(silent_port)
         case _:
-            return f"amqp://guest:guest@{LOOPBACK}:{silent_port}//"
+            return broker.locked_url
 
 
 def test_a_sick_broker_costs_a_moment_and_nothing_else(settings, sick_url, stores, caplog):
-    sick = settings.model_copy(update={"broker_url": sick_url})
+    assert_costs_a_moment(settings, sick_url, stores, caplog)
+
+
+class TestAFrozenBroker:
+    """Its process is stopped, so connections that were made before stay open and nothing comes back."""
+
+    @pytest.fixture
+    def broker(self, own_broker):
+        return own_broker
+
+    def test_costs_a_moment_and_nothing_else(self, keep, broker, stores, caplog):
+        with keep.new() as session:
+            session.append(user("well"))
+        assert session.flush_enqueued
+        broker.freeze()
+        for _ in range(2):
+            with keep.new() as session:
+                session.append(user("safe"))
+                started = time.monotonic()
+            assert time.monotonic() - started < PATIENCE
+            assert_still_hot(keep, stores, session, caplog)
+        broker.thaw()
+        assert keep.flush(session.id)
+
+    def test_an_idle_connection_that_broke_is_not_noticed(self, keep, broker):
+        assert leave_behind(keep, "well").flush_enqueued
+        broker.server.restart()
+        assert leave_behind(keep, "well").flush_enqueued
+
+
+def assert_costs_a_moment(settings, url, stores, caplog):
+    sick = settings.model_copy(update={"broker_url": url})
     with Threadkeep(sick) as keep:
         with keep.new() as session:
             session.append(user("safe"))
@@ -65,37 +76,6 @@ def test_a_sick_broker_costs_a_moment_and_nothing_else(settings, sick_url, store
             keep.open("cold as well")
         assert time.monotonic() - started < PATIENCE
         assert "wrong" not in caplog.text, "no password may be logged"
-
-
-class TestAFrozenBroker:
-    """Its process is stopped, so connections that were made before stay open and nothing comes back."""
-
-    @pytest.fixture
-    def broker_server(self, tmp_path):
-        with ValkeyServer(tmp_path / "broker") as server:
-            yield server
-            os.kill(server.pid, signal.SIGCONT)
-
-    def test_costs_a_moment_and_nothing_else(self, keep, broker_server, stores, caplog):
-        with keep.new() as session:
-            session.append(user("well"))
-        assert session.flush_enqueued
-        os.kill(broker_server.pid, signal.SIGSTOP)
-        for _ in range(2):
-            with keep.new() as session:
-                session.append(user("safe"))
-                started = time.monotonic()
-            assert time.monotonic() - started < PATIENCE
-            assert_still_hot(keep, stores, session, caplog)
-        os.kill(broker_server.pid, signal.SIGCONT)
-        assert keep.flush(session.id)
-
-    def test_an_idle_connection_that_broke_is_not_noticed(self, keep, broker_server):
-        for _ in range(2):
-            with keep.new() as session:
-                session.append(user("well"))
-            assert session.flush_enqueued
-            broker_server.restart()
 
 
 def assert_still_hot(keep, stores, session, caplog):

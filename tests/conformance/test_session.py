@@ -45,9 +45,9 @@ def saves(monkeypatch):
     """The fields of each save of a state or of labels that reaches Redis, without those that travel with messages."""
     seen, save = [], HotTier.save
 
-    def counted(hot, ref, token, fields):
+    def counted(hot, ref, token, fields, **named):
         seen.append(fields)
-        return save(hot, ref, token, fields)
+        return save(hot, ref, token, fields, **named)
 
     monkeypatch.setattr(HotTier, "save", counted)
     return seen

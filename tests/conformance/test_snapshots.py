@@ -19,6 +19,7 @@ from threadkeep.local.ports import free_port
 from threadkeep.storage.cold_keys import ColdKeys
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_flow import TierFlow
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import SyncLink
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.snapshot_v1 import read_v1, write_v1
@@ -565,6 +566,6 @@ def test_a_snapshot_of_zeitlichs_is_imported_continued_and_exported(face, tiers,
     tiers.forget(thread_id)
     again = exported(face.read(thread_id))
     assert (again["messages"][:-2], again["state"]) == (messages, SLICE)
-    back = read_v1(json.dumps(again).encode(), thread="t", where="k", max_bytes=1 << 20)
+    back = read_v1(json.dumps(again).encode(), thread="t", where="k", limits=ReadLimits(1 << 20))
     assert back.codec == codec
     assert [entry.kind for entry in back.entries[-2:]] == ["assistant", "user"]

@@ -19,11 +19,12 @@ from threadkeep.config import Settings
 from threadkeep.errors import SettingsError, StoreRefused, StoreUnavailable
 from threadkeep.local.ports import free_port
 from threadkeep.local.postgres import PostgresServer
+from threadkeep.model import ThreadStat
 from threadkeep.storage.catalog import PostgresCatalog
 from threadkeep.storage.migrations import upgrade
 from threadkeep.storage.ports import Catalog, CatalogEvent, CatalogFilter
 from threadkeep.testing.catalog import CatalogContract
-from threadkeep.testing.catalog_histories import FIRST_FLUSH, a_thread
+from threadkeep.testing.catalog_histories import FIRST_FLUSH, a_thread, undescribed
 from threadkeep.testing.memory_catalog import MemoryCatalog
 
 REF = a_thread()
@@ -253,6 +254,8 @@ def every_call(catalog: Catalog) -> list[Callable[[], Any]]:
         lambda: catalog.record([replace(FIRST_FLUSH, ref=REF)]),
         lambda: catalog.record([], [CatalogEvent(REF, "archived", {})]),
         lambda: catalog.get(REF),
+        lambda: catalog.get_many([REF]),
+        lambda: catalog.replace([(replace(FIRST_FLUSH, ref=REF), undescribed(ThreadStat("n", "t", "cold")))]),
         lambda: catalog.page(CatalogFilter(), 10),
         catalog.totals,
         lambda: catalog.forks_of(REF),

@@ -112,6 +112,15 @@ class TestS3RevisionStore(S3Contract):
     def test_it_is_what_no_conditional_writes_open(self, opened):
         assert isinstance(opened(conditional_writes="off"), S3RevisionStore)
 
+    def remembers(self, *, versioned):
+        return True
+
+    def test_a_scan_goes_on_behind_any_thread_there_or_not(self, store, server_name, versioned):
+        if server_name == "seaweed" and versioned:  # where it starts, it has the folder `1` before `1-`; its keys not
+            self.goes_on(store, ("1", "2-", "é"))
+        else:
+            super().test_a_scan_goes_on_behind_any_thread_there_or_not(store)
+
     def test_a_create_yields_to_what_is_there(self, store):
         store.put(REF, b"late", meta=make_meta(9), based_on=None)
         with pytest.raises(ArchiveMoved):
@@ -149,11 +158,29 @@ class TestS3RevisionStore(S3Contract):
             store.put(REF, b"aa", meta=make_meta(5, attempt="aa"), based_on=None)
         assert store.get(REF)[1] == b"cc"
 
+    def test_a_late_write_whose_writer_was_killed_goes_with_what_came_late(self, store, raw, prefix):
+        tombstone = put_over(store, REF, 9, tombstone=True)
+        raw.write(ColdKeys(prefix).revision(REF, 3, "aa"), b"private")
+        assert store.purge_late(REF, before=9) == 1
+        assert raw.keys(f"{prefix}/") == [tombstone.key]
+
     def test_a_late_write_to_an_erased_thread_leaves_nothing(self, store, raw, prefix):
         tombstone = put_over(store, REF, 9, tombstone=True)
         with pytest.raises(ArchiveMoved):
             store.put(REF, b"private", meta=make_meta(3), based_on=None)
         assert raw.keys(f"{prefix}/") == [tombstone.key]
+        assert raw.count_versions(f"{prefix}/") == 1
+
+    def test_a_repair_that_comes_late_to_an_erased_thread_leaves_nothing(self, store, raw, prefix, monkeypatch):
+        """It looked, then slept through the erasure, then wrote."""
+        damaged = put_over(store, REF, 5)
+        tombstone = put_over(store, REF, 9, tombstone=True)
+        store.purge_history(REF, keep=tombstone.etag)
+        monkeypatch.setattr(store, "head", lambda ref: damaged)
+        with pytest.raises(ArchiveMoved):
+            store.put_back(REF, b"private", meta=make_meta(4), over=damaged)
+        assert raw.keys(f"{prefix}/") == [tombstone.key]
+        assert raw.count_versions(f"{prefix}/") == 1
 
     def old_versions(self, replaced, *, versioned):
         return replaced

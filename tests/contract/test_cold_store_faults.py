@@ -164,6 +164,13 @@ def test_a_damaged_body_is_never_handed_on(store, proxy, fault):
     assert (stored.etag, body) == (put.etag, BODY)
 
 
+def test_a_connection_that_breaks_in_the_answer_that_nothing_is_there_is_a_passing_fault(store, proxy):
+    proxy.inject(Reset(20), method="GET")
+    with pytest.raises(StoreUnavailable):
+        store.get(REF)
+    assert store.get(REF) is None
+
+
 def test_an_answer_that_is_not_of_s3_is_a_passing_fault(once, proxy):
     proxy.inject(Answer(200, body=b"<html>a proxy's error page"), method="GET", containing="list-type")
     with pytest.raises(StoreUnavailable):

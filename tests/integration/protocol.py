@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from threadkeep.model import ThreadRef
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import entries_of
 from threadkeep.tasks.stores import Stores
@@ -18,7 +19,7 @@ def messages_in(stores: Stores, ref: ThreadRef) -> list[Any]:
     """The bodies of a thread as Redis holds it."""
     contents = now(stores.hot.read(ref))
     assert contents is not None, f"{ref} is not in Redis"
-    return [entry.body for entry in entries_of(contents, ref, max_bytes=10**9)]
+    return [entry.body for entry in entries_of(contents, ref, limits=ReadLimits(10**9))]
 
 
 class Racing:

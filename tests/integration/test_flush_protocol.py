@@ -8,6 +8,7 @@ from tests.integration.protocol import Racing, messages_in, user
 from threadkeep.errors import LeaseLost, StoreUnavailable
 from threadkeep.model import ArchiveMeta, ThreadRef, fresh_mark
 from threadkeep.storage.archive import read_frames
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks.erase import erase
 from threadkeep.tasks.flush import flush
@@ -28,7 +29,9 @@ def ref(session):
 
 def archived(stores, ref):
     stored, body = stores.cold.get(ref)
-    return [record for frame in read_frames(body, where=stored.key, max_bytes=10**9) for record in frame.records()]
+    return [
+        record for frame in read_frames(body, where=stored.key, limits=ReadLimits(10**9)) for record in frame.records()
+    ]
 
 
 # --- an append, a lease, an expiry during a flush -----------------------------------------------------------------

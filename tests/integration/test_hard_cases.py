@@ -63,6 +63,22 @@ def lose_reply(monkeypatch, session, name):
     monkeypatch.setattr(hot, name, done_but_unheard)
 
 
+def send_again(monkeypatch, session, meanwhile):
+    """The next truncation is done, its reply is lost, `meanwhile` happens, and the link sends it again."""
+    link, outcomes = session._writer._hot.link, []
+    original = link.call
+
+    async def done_twice(name, keys, args):
+        reply = await original(name, keys, args)
+        if name in ("truncate", "rewrite") and not outcomes:
+            outcomes.append(meanwhile().outcome)
+            reply = await original(name, keys, args)
+        return reply
+
+    monkeypatch.setattr(link, "call", done_twice)
+    return outcomes
+
+
 # --- sessions that are not alone ------------------------------------------------------------------------------------
 
 
@@ -157,14 +173,14 @@ def test_more_waiters_than_connections(settings, stores, keep, worker):
 
     async def read_all():
         async with AsyncThreadkeep(few) as akeep:
-            return await asyncio.gather(*[akeep.read(session.id) for _ in range(60)])
+            return await asyncio.gather(*[akeep.read(session.id) for _ in range(120)])
 
     waiting = []
     reader = threading.Thread(target=lambda: waiting.extend(asyncio.run(read_all())))
     reader.start()
     worker()
     reader.join(60)
-    assert [view.messages for view in waiting] == [[user("1")]] * 60
+    assert [view.messages for view in waiting] == [[user("1")]] * 120
 
 
 # --- lost replies ---------------------------------------------------------------------------------------------------
@@ -199,6 +215,21 @@ def test_any_write_whose_reply_was_lost_leaves_the_session_right(stores, session
     session.append(user("2"), id="m2")
     assert session.messages == messages_in(stores, ref)
     assert session.count == len(session.messages)
+
+
+@pytest.mark.parametrize("archived", [False, True], ids=["in-the-log", "in-the-base"])
+def test_a_truncation_that_is_sent_again_after_a_flush_tells_its_own_success(
+    stores, session, ref, monkeypatch, archived
+):
+    """The link repeats a command whose reply was lost; a flush in between has given the thread another gen."""
+    session.append(user("0"), user("1"), user("2"), ids=["m0", "m1", "m2"])
+    if archived:
+        flush(stores, ref, "checkpoint")
+    meanwhile = send_again(monkeypatch, session, lambda: flush(stores, ref, "checkpoint"))
+    assert session.truncate("m1") == 2
+    assert meanwhile == ["archived"]
+    assert (session.count, session.messages) == (1, [user("0")])
+    assert session.append(user("1"), id="m1") == ["m1"]
 
 
 def test_an_append_after_everything_was_cut_is_still_made_once(session):

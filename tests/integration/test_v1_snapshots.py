@@ -13,6 +13,7 @@ from threadkeep.cli.reading import read_thread
 from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import ThreadRef
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.snapshot_v1 import read_v1, write_v1
 from threadkeep.tasks.flush import flush
@@ -81,7 +82,7 @@ def test_a_vector_reads_gzipped_and_plain(name):
     wanted = expected(name)["snapshot"]
     assert wanted["messages"] == messages_of(name)
     for body in bodies(name):
-        snapshot = read_v1(body, thread=name, where=name, max_bytes=LIMIT)
+        snapshot = read_v1(body, thread=name, where=name, limits=ReadLimits(LIMIT))
         assert snapshot.codec == codec_of(name)
         assert {entry.fmt for entry in snapshot.entries} <= {snapshot.codec}
         assert [entry.body for entry in snapshot.entries] == bodies_of(name)
@@ -94,7 +95,7 @@ def test_a_vector_reads_gzipped_and_plain(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_vector_is_written_back_as_it_was(name):
-    snapshot = read_v1(bodies(name)[0], thread=name, where=name, max_bytes=LIMIT)
+    snapshot = read_v1(bodies(name)[0], thread=name, where=name, limits=ReadLimits(LIMIT))
     plain = write_v1(snapshot.entries, snapshot.state, codec=snapshot.codec, compress=False)
     assert json.loads(plain) == expected(name)["snapshot"]
     assert gzip.decompress(write_v1(snapshot.entries, snapshot.state, codec=snapshot.codec)) == plain
@@ -151,7 +152,7 @@ def test_what_is_no_snapshot_is_refused(body, reason):
     if reason is None:
         body, reason = gzip.compress(body), "MAX_THREAD_BYTES"
     with pytest.raises(ArchiveCorrupt, match=reason):
-        read_v1(body, thread="t", where="k", max_bytes=LIMIT)
+        read_v1(body, thread="t", where="k", limits=ReadLimits(LIMIT))
 
 
 def test_the_fallback_is_off_unless_asked_for():

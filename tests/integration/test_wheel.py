@@ -29,6 +29,9 @@ print(len(lua), len(versions))
 """
 
 
+pytestmark = pytest.mark.xdist_group("wheel")  # built and installed once
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """A fresh virtual environment with nothing but the wheel and what it depends on."""

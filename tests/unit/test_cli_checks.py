@@ -2,7 +2,14 @@
 
 import pytest
 
-from threadkeep.cli.checks import broker_policy, judge_bucket, judge_policy, judge_version, persistence
+from threadkeep.cli.checks import (
+    broker_policy,
+    judge_bucket,
+    judge_policy,
+    judge_replicas,
+    judge_version,
+    persistence,
+)
 from threadkeep.errors import StoreRefused
 from threadkeep.storage.hot_facts import RedisFacts
 from threadkeep.storage.ports import ColdFacts
@@ -35,6 +42,13 @@ def test_a_policy_that_takes_keys_without_expiry_is_named(policy, hot, broker):
 )
 def test_a_server_without_the_commands_that_are_used_is_refused(server, version, verdict):
     assert judge_version(facts(server=server, version=version)).verdict == verdict
+
+
+@pytest.mark.parametrize(("alone", "verdict", "found"), [(0, "ok", "3 primaries, each"), (2, "warning", "2 of 3")])
+def test_a_primary_without_a_replica_is_warned_about(alone, verdict, found):
+    check = judge_replicas(facts(cluster=True, primaries=3, alone=alone))
+    assert check.verdict == verdict
+    assert check.found.startswith(found)
 
 
 def test_without_an_append_only_file_it_says_what_a_restart_loses():

@@ -9,12 +9,13 @@ from threadkeep.cli.files import FileRefused, parse
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, Seal
 from threadkeep.storage.archive import NO_CHAIN, seal_tail
+from threadkeep.storage.limits import ReadLimits
 
 SEAL = Seal("acme", "t", 5, "ab", 1, 0, {"step": 2}, NO_CHAIN, codec="anthropic", labels={"a": "b"})
 
 
 def read(body, where="f.jsonl"):
-    return parse(body, where=where, max_bytes=1 << 20)
+    return parse(body, where=where, limits=ReadLimits(1 << 20))
 
 
 def entry(n, **more):

@@ -265,3 +265,17 @@ def test_importing_a_documented_app_takes_no_server() -> None:
 
 if __name__ == "__main__":
     renew()
+
+
+def test_the_failure_model_names_tests_that_are_there() -> None:
+    """Each row of its tables names at least one: a file, or a test in it."""
+    page = (ROOT / "docs/explanation/failure-model.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    rows = [row for row in rows if not row.startswith(("| what fails", "| what comes"))]
+    assert len(rows) > 30
+    for row in rows:
+        named = re.findall(r"`([a-z]+/\w+\.py)(?:::(\w+))?`", row)
+        assert named, row
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text()
+            assert f"def {test or 'test_'}" in source, (file, test)

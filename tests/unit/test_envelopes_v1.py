@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadkeep.model import Entry
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.snapshot_v1 import read_v1, write_v1
 
 TASK = {"id": "a", "subject": "s", "status": "pending", "metadata": {}, "blockedBy": [], "blocks": []}
@@ -38,7 +39,7 @@ def stored(messages, state=None, dedup_ids=()):
 
 
 def read(*messages, state=None, dedup_ids=()):
-    return read_v1(stored(messages, state, dedup_ids), thread="t", where="k", max_bytes=1 << 20)
+    return read_v1(stored(messages, state, dedup_ids), thread="t", where="k", limits=ReadLimits(1 << 20))
 
 
 def written(snapshot, *added):
@@ -226,7 +227,7 @@ APPENDED = {
 def test_what_was_appended_later_goes_out_in_envelopes_too(codec):
     snapshot = read(*[envelope for envelope, _, _ in THREADS[codec]], state={"tasks": [], "custom": {"a": 1}})
     exported = json.dumps(written(snapshot, *APPENDED[codec])).encode()
-    again = read_v1(exported, thread="t", where="k", max_bytes=1 << 20)
+    again = read_v1(exported, thread="t", where="k", limits=ReadLimits(1 << 20))
     assert (again.codec, again.state) == (codec, {"a": 1})
     assert [(one.kind, one.body) for one in again.entries[-2:]] == [(one.kind, one.body) for one in APPENDED[codec]]
     known = {"langchain": ["lc_run--1", "c9"]}.get(codec, ["n1", "n2"])

@@ -40,6 +40,7 @@ def test_an_error_names_its_facts_and_reads_as_sentences(kind):
 def test_only_what_may_succeed_later_is_retryable():
     assert {kind.__name__ for kind in CLASSES if kind.retryable} == {
         "StoreUnavailable",
+        "AnswerGarbled",
         "BrokerUnavailable",
         "HydrateTimeout",
         "FlushTimeout",

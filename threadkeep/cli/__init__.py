@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from threadkeep.cli import demo, doctor, ls, show, status, threads, transfer, up, upkeep, workers
+from threadkeep.cli import (
+    catalog,
+    demo,
+    doctor,
+    erase,
+    ls,
+    show,
+    status,
+    threads,
+    transfer,
+    up,
+    upkeep,
+    verify,
+    workers,
+)
 from threadkeep.cli.exits import Commands
 
 app = typer.Typer(
@@ -50,12 +64,15 @@ for _commands in (
     ls.commands,
     show.commands,
     threads.commands,
+    erase.commands,
     transfer.commands,
     status.commands,
     doctor.commands,
+    verify.commands,
     upkeep.commands,
 ):
     app.add_typer(_commands)
+app.add_typer(catalog.commands, name="catalog", rich_help_panel=upkeep.PANEL)
 app.add_typer(upkeep.db, name="db", rich_help_panel=upkeep.PANEL)
 
 

@@ -54,6 +54,8 @@ def check_redis(stores: Stores) -> Iterator[Check]:
             f"the server is {'' if facts.cluster else 'not '}part of a cluster",
             f"Set THREADKEEP_REDIS_CLUSTER={wanted}.",
         )
+    elif facts.cluster:
+        yield judge_replicas(facts)
 
 
 def check_broker(stores: Stores) -> Iterator[Check]:
@@ -202,6 +204,18 @@ def persistence(subject: str, facts: RedisFacts, at_stake: str) -> Check:
         f"{found}: a restart loses {at_stake}",
         "Set appendonly yes, or rely on replicas and know it.",
     )
+
+
+def judge_replicas(facts: RedisFacts) -> Check:
+    """Whether each primary of a cluster has a replica to take its place."""
+    if facts.alone:
+        return Check(
+            "Redis: cluster",
+            "warning",
+            f"{facts.alone} of {facts.primaries} primaries have no replica: nothing would take their place",
+            "Give each primary a replica.",
+        )
+    return Check("Redis: cluster", "ok", f"{facts.primaries} primaries, each with a replica")
 
 
 def judge_version(facts: RedisFacts) -> Check:

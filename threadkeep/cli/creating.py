@@ -73,5 +73,5 @@ def _told_absent(threads: Threads, ref: ThreadRef, seconds: float) -> str:
 def _let_go(stores: Stores, threads: Threads, ref: ThreadRef, token: str) -> None:
     """Release the lease and queue the flush; if the broker is away, the sweep will."""
     flush_token = fresh_mark()
-    if now(stores.hot.release(ref, token, "linger", flush_token)) == "enqueue":
+    if now(stores.hot.release(ref, token, "linger", flush_token)).status == "enqueue":
         now(threads.publish_flush(ref, "linger", flush_token))

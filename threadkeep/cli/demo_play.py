@@ -14,6 +14,7 @@ from threadkeep.session.keep import Threadkeep
 from threadkeep.session.session import Session
 from threadkeep.storage.archive import read_frames
 from threadkeep.storage.hot_facts import memory_of
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import records_of
 from threadkeep.storage.ports import CatalogEntry
@@ -108,8 +109,8 @@ class Play:
         took = time.perf_counter() - started
         self._note("opened again", took, self._ref)
         contents = now(self._stores.hot.read(self._ref))
-        limit = self._stores.settings.max_thread_bytes
-        records = records_of(contents, self._ref, max_bytes=limit) if contents else []
+        limits = ReadLimits.of(self._stores.settings)
+        records = records_of(contents, self._ref, limits=limits) if contents else []
         self._expect(records == [entry.to_record() for entry in self._sent], "the records that came back differ")
         self._report.sha256_back = digest(session.entries)
         self._expect(self._report.sha256_back == self._report.sha256, "the bodies that came back differ")
@@ -170,7 +171,7 @@ class Play:
 
     def _compressed(self, body: bytes, before: bytes) -> int:
         """Bytes of records in the frames that were added behind `before`."""
-        frames = read_frames(body, where=THREAD, max_bytes=self._stores.settings.max_thread_bytes)
+        frames = read_frames(body, where=THREAD, limits=ReadLimits.of(self._stores.settings))
         return sum(len(frame.lines) for frame in frames if frame.offset >= len(before))
 
     def _expect(self, true: bool, problem: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from threadkeep.cli.output import visible
 from threadkeep.errors import InvalidThreadId, SettingsError, ThreadExists, ThreadkeepError, ThreadNotFound
 
 FAILED: Final = 1
@@ -41,13 +42,13 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ThreadkeepError as error:
-            sys.stderr.write(f"threadkeep: {_told(error)}\n{_hint(error)}")
+            sys.stderr.write(f"threadkeep: {visible(_told(error))}\n{_hint(error)}")
             raise typer.Exit(exit_code(error)) from None
 
 
 def refuse(problem: str, code: int = FAILED) -> typer.Exit:
     """Say on stderr why a command ends here; the caller raises what is returned."""
-    sys.stderr.write(f"threadkeep: {problem}\n")
+    sys.stderr.write(f"threadkeep: {visible(problem)}\n")
     return typer.Exit(code)
 
 

@@ -9,6 +9,7 @@ from threadkeep.errors import ThreadkeepError
 from threadkeep.model import Entry, JsonObject, fresh_id
 from threadkeep.session.codecs import codec_for
 from threadkeep.storage.archive import is_archive
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.snapshot_v1 import read_v1
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -46,7 +47,7 @@ class ParsedFile:
     thread_id: str | None = None
 
 
-def parse(body: bytes, *, where: str, max_bytes: int) -> ParsedFile:
+def parse(body: bytes, *, where: str, limits: ReadLimits) -> ParsedFile:
     """Find out what a file is by its content, and read it.
 
     Raises:
@@ -54,22 +55,22 @@ def parse(body: bytes, *, where: str, max_bytes: int) -> ParsedFile:
         ArchiveCorrupt: an archive or a snapshot that is damaged.
     """
     if is_archive(body):
-        return _archive(body, where, max_bytes)
+        return _archive(body, where, limits)
     if body.startswith(_GZIP_MAGIC) or _is_snapshot(body):
-        snapshot = read_v1(body, thread="", where=where, max_bytes=max_bytes)
+        snapshot = read_v1(body, thread="", where=where, limits=limits)
         return ParsedFile("a version 1 snapshot", snapshot.entries, codec=snapshot.codec, state=snapshot.state)
     return _lines(body, where)
 
 
-def _archive(body: bytes, where: str, max_bytes: int) -> ParsedFile:
+def _archive(body: bytes, where: str, limits: ReadLimits) -> ParsedFile:
     from threadkeep.cli.reading import read_archive
 
-    seal, records = read_archive(body, where=where, max_bytes=max_bytes)
+    seal, records = read_archive(body, where=where, limits=limits)
     if seal is None:
         raise FileRefused(where, "it is empty")
     return ParsedFile(
         "an archive",
-        [Entry.from_record(record) for record in records],
+        [Entry.from_record(record, where=where) for record in records],
         codec=seal.codec,
         state=seal.state,
         labels=seal.labels,

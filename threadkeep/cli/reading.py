@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from threadkeep.errors import ThreadErased, ThreadNotFound
 from threadkeep.model import Entry, JsonObject, Seal, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.archive import NO_CHAIN, is_tombstone, read_frames, seal_tail, verify_owner
 from threadkeep.storage.hot import Contents
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import records_of
 from threadkeep.storage.snapshot_v1 import read_v1
@@ -37,7 +38,8 @@ class Found:
     @cached_property
     def entries(self) -> list[Entry]:
         """The messages, oldest first."""
-        return [Entry.from_record(record) for record in self.records]
+        parse = partial(Entry.from_record, where=f"a record of {self.ref}", thread=str(self.ref))
+        return [parse(record) for record in self.records]
 
     @property
     def state(self) -> JsonObject | None:
@@ -65,13 +67,19 @@ def read_thread(stores: Stores, ref: ThreadRef, *, archived: bool = False) -> Fo
     stored, body = found
     if (stored.meta is not None and stored.meta.tombstone) or is_tombstone(body):
         raise ThreadNotFound(str(ref))
-    return _from_s3(ref, stored, body, stores.settings.max_thread_bytes)
+    return _from_s3(ref, stored, body, ReadLimits.of(stores.settings))
 
 
-def read_archive(body: bytes, *, where: str, max_bytes: int, thread: str = "") -> tuple[Seal | None, list[bytes]]:
+def broken_parts(stores: Stores, ref: ThreadRef) -> list[str]:
+    """What is missing in Redis of a thread that is only half there, and may be newer than its archive."""
+    remains = now(stores.hot.look(ref)).remains
+    return remains.broken if remains is not None and remains.dirty else []
+
+
+def read_archive(body: bytes, *, where: str, limits: ReadLimits, thread: str = "") -> tuple[Seal | None, list[bytes]]:
     """The last seal and all records of frames that need not belong to a thread of ours; None of nothing."""
     seal, records = None, list[bytes]()
-    for frame in read_frames(body, where=where, thread=thread, max_bytes=max_bytes):
+    for frame in read_frames(body, where=where, thread=thread, limits=limits):
         seal = frame.seal
         records += frame.records()
     return seal, records
@@ -79,14 +87,14 @@ def read_archive(body: bytes, *, where: str, max_bytes: int, thread: str = "") -
 
 def _from_redis(ref: ThreadRef, contents: Contents, stores: Stores) -> Found:
     head = contents.head
-    records = records_of(contents, ref, max_bytes=stores.settings.max_thread_bytes)
+    records = records_of(contents, ref, limits=ReadLimits.of(stores.settings))
     seal = head.to_seal(ref, fresh_mark())
     tail = seal_tail(contents.tail, seal, base_count=head.base_count, base_chain=head.chain)
     return Found(ref, "redis", contents.base + tail.body, tail.seal, records, head.dirty)
 
 
-def _from_s3(ref: ThreadRef, stored: StoredObject, body: bytes, max_bytes: int) -> Found:
-    seal, records = read_archive(body, where=stored.key, thread=str(ref), max_bytes=max_bytes)
+def _from_s3(ref: ThreadRef, stored: StoredObject, body: bytes, limits: ReadLimits) -> Found:
+    seal, records = read_archive(body, where=stored.key, thread=str(ref), limits=limits)
     if seal is None:
         raise ThreadNotFound(str(ref))
     verify_owner(seal, ref, where=stored.key)
@@ -99,7 +107,7 @@ def _from_v1(stores: Stores, ref: ThreadRef) -> Found:
     if found is None:
         raise ThreadNotFound(str(ref))
     key, body = found
-    snapshot = read_v1(body, thread=str(ref), where=key, max_bytes=stores.settings.max_thread_bytes)
+    snapshot = read_v1(body, thread=str(ref), where=key, limits=ReadLimits.of(stores.settings))
     records = [entry.to_record() for entry in snapshot.entries]
     seal = Seal(ref.namespace, ref.thread_id, 0, fresh_mark(), 0, 0, snapshot.state, NO_CHAIN, codec=snapshot.codec)
     tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN)

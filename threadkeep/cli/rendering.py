@@ -48,9 +48,9 @@ def _of_string(body: str) -> list[Part]:
     """A string that holds a message as JSON, as zeitlich's do, is shown as that message."""
     try:
         value = json.loads(body)
+        return parts_of(value) if isinstance(value, dict) else [Part("text", body)]
     except (ValueError, RecursionError):
         return [Part("text", body)]
-    return parts_of(value) if isinstance(value, dict) else [Part("text", body)]
 
 
 def _of_content(content: Any) -> Iterator[Part]:
@@ -91,7 +91,7 @@ def _call(call: dict[str, Any]) -> str:
     if isinstance(given, str):
         try:
             given = json.loads(given)
-        except ValueError:
+        except (ValueError, RecursionError):
             return f"{call.get('name', '?')}({given})"
     if isinstance(given, dict):
         return f"{call.get('name', '?')}({', '.join(f'{name}={_json(value)}' for name, value in given.items())})"

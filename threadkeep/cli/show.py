@@ -38,12 +38,16 @@ def show(
 
     With --json each message is one line: {"v", "id", "kind", "fmt", "body", "meta"}.
     """
+    from threadkeep.cli.reading import broken_parts, read_thread
     from threadkeep.cli.reading import last as last_of
-    from threadkeep.cli.reading import read_thread
     from threadkeep.cli.stores import address, opened
 
     with opened() as stores:
-        found = read_thread(stores, address(stores.settings, id, namespace), archived=archived)
+        ref = address(stores.settings, id, namespace)
+        broken = [] if archived else broken_parts(stores, ref)
+        if broken:
+            _warn(str(ref), broken)
+        found = read_thread(stores, ref, archived=archived)
     chosen = list(last_of(found.entries, last))
     if as_json:
         for _, entry in chosen:
@@ -57,6 +61,14 @@ def show(
         _message(out, number, entry, full=full)
 
 
+def _warn(name: str, broken: list[str]) -> None:
+    from rich.text import Text
+
+    what = f"{visible(name)} is broken in Redis: {', '.join(broken)} missing or cut short. What S3 holds may be older."
+    remedy = f"threadkeep hydrate {visible(name)} mends it, or says what is lost."
+    console(stderr=True).print(Text.assemble(("! ", "yellow"), f"{what} {remedy}"))
+
+
 def _heading(out: "Console", found: "Found") -> None:
     from rich.text import Text
 
@@ -68,10 +80,10 @@ def _heading(out: "Console", found: "Found") -> None:
     facts = [f"rev {found.seal.rev}, codec {visible(found.seal.codec)}"]
     facts += [f"{visible(name)}={visible(value)}" for name, value in found.seal.labels.items()]
     if found.seal.forked_from:
-        facts.append(f"forked from {found.seal.forked_from}")
+        facts.append(f"forked from {visible(found.seal.forked_from)}")
     out.print(Text(", ".join(facts), style="dim"))
     if found.state is not None:
-        out.print(Text(f"state {json.dumps(found.state, ensure_ascii=False)[:400]}", style="dim"))
+        out.print(Text(visible(f"state {json.dumps(found.state, ensure_ascii=False)[:400]}"), style="dim"))
     out.print()
 
 

@@ -1,11 +1,10 @@
-"""`flush`, `hydrate` and `erase`: have workers move one thread."""
+"""`flush` and `hydrate`: have workers move one thread."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from threadkeep.cli.exits import FAILED, USAGE, refuse
+from threadkeep.cli.exits import refuse
 from threadkeep.cli.options import Namespace, ThreadId, Wait
 from threadkeep.cli.output import say, visible
 
@@ -92,37 +91,6 @@ def hydrate(
         say(f"{visible(str(ref))} is in Redis.")
 
 
-@commands.command(rich_help_panel=PANEL)
-def erase(
-    id: ThreadId,  # noqa: A002
-    namespace: Namespace = None,
-    wait: Wait = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Remove a thread from Redis, S3 (old versions too) and the catalog, for good. Its forks live on, and are named.
-
-    `threadkeep erase ticket-42 --wait 60`
-    """
-    from threadkeep.cli.output import size
-    from threadkeep.cli.stores import address, opened, threads_of
-    from threadkeep.errors import ThreadNotFound
-    from threadkeep.storage.link import run_now as now
-    from threadkeep.tasks.describe import find
-
-    with opened() as stores:
-        ref = address(stores.settings, id, namespace)
-        stat = find(stores, ref)
-        if stat.tier == "absent" and now(stores.hot.look(ref)).status != "erasing":
-            raise ThreadNotFound(str(ref))
-        if not yes:
-            _confirm(f"Erase {visible(str(ref))} ({stat.tier}, {stat.count:,} messages, {size(stat.raw_bytes)})?")
-        request = now(threads_of(stores).erase(ref, wait=wait))
-        if wait is None:
-            say(f"Queued the erasure of {visible(str(ref))}: request {request}.")
-            return
-        say(_receipt(now(stores.hot.receipt(ref, request)), str(ref), request))
-
-
 def _check_set_aside(stores: "Stores", ref: "ThreadRef", kind: Any, *, force: bool) -> None:
     from threadkeep.storage.link import run_now as now
 
@@ -156,25 +124,3 @@ def _whereabouts(stores: "Stores", ref: "ThreadRef") -> str:
     if left > 0:
         return f"{name} is archived; a clean copy stays in Redis for up to {duration(left)}, for who asked."
     return f"{name} is archived up to when you asked; it is in use, so it stays in Redis."
-
-
-def _receipt(text: str | None, name: str, request: str) -> str:
-    import json
-
-    receipt = json.loads(text or "{}")
-    if receipt.get("outcome") == "spared":
-        return f"{visible(name)} was born after the request; it was left alone."
-    forks = ", ".join(visible(fork) for fork in receipt.get("forks", ()))
-    return (
-        f"Erased {visible(name)}: {receipt.get('versions', 0)} old versions and {receipt.get('conflicts', 0)} copies "
-        f"of conflicts went with it (request {request})."
-        + (f"\nForked from it, and kept: {forks}." if forks else "")
-        + ("" if receipt.get("catalog", True) else "\nThe catalog did not answer; the next sweep tells it.")
-    )
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise refuse("nothing was erased: this is no terminal to ask at; add --yes", USAGE)
-    if not typer.confirm(question, err=True):
-        raise refuse("nothing was erased", FAILED)

@@ -1,6 +1,5 @@
 """`import` and `export`: threads as files."""
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from threadkeep.cli.exits import USAGE, refuse
 from threadkeep.cli.options import Namespace, ThreadId, Wait, parse_label
 from threadkeep.cli.output import say, size, visible
+from threadkeep.model import fresh_mark
 
 if TYPE_CHECKING:
     from threadkeep.cli.reading import Found
@@ -51,10 +51,12 @@ def import_thread(
     from threadkeep.cli.creating import create_thread
     from threadkeep.cli.files import parse
     from threadkeep.cli.stores import opened
+    from threadkeep.storage.limits import ReadLimits
 
-    name, body = _read(file)
     with opened() as stores:
-        parsed = parse(body, where=name, max_bytes=stores.settings.max_thread_bytes)
+        limits = ReadLimits.of(stores.settings)
+        name, body = _read(file, limits.object)
+        parsed = parse(body, where=name, limits=limits)
         labels = {**parsed.labels, **dict(parse_label(item) for item in label or ())}
         ref = create_thread(stores, parsed, thread_id=id, namespace=namespace, labels=labels, wait=wait)
     say(f"Imported {len(parsed.entries):,} messages ({size(len(body))} of {parsed.what}) as {visible(str(ref))}.")
@@ -105,7 +107,7 @@ def export_thread(
         sys.stdout.buffer.flush()
         return
     _write(output, body)
-    sys.stderr.write(f"Wrote {len(found.records):,} messages, {size(len(body))}, to {output}.\n")
+    sys.stderr.write(f"Wrote {len(found.records):,} messages, {size(len(body))}, to {visible(str(output))}.\n")
 
 
 def _encode(found: "Found", form: Format, *, gzipped: bool) -> bytes:
@@ -120,21 +122,37 @@ def _encode(found: "Found", form: Format, *, gzipped: bool) -> bytes:
             return write_v1(found.entries, found.state, codec=found.seal.codec, compress=gzipped)
 
 
-def _read(file: str) -> tuple[str, bytes]:
-    if file == "-":
-        return "stdin", sys.stdin.buffer.read()
+def _read(file: str, most: int) -> tuple[str, bytes]:
+    """A file's name and bytes, or those of stdin; refused beyond `most` bytes, however many there are."""
+    name = "stdin" if file == "-" else file
     try:
-        return file, Path(file).read_bytes()
+        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as source:
+            body = source.read(most + 1)
     except OSError as error:
-        raise refuse(f"{file}: {error.strerror}", USAGE) from None
+        raise refuse(f"{name}: {error.strerror}", USAGE) from None
+    if len(body) > most:
+        raise refuse(f"{name}: it is larger than THREADKEEP_MAX_THREAD_BYTES allows", USAGE)
+    return name, body
 
 
 def _write(output: Path, body: bytes) -> None:
-    """The whole file or none of it."""
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    """The whole file or none of it; into a pipe or a device as it is."""
     try:
-        part.write_bytes(body)
-        part.replace(output)
+        if output.exists() and not output.is_file():
+            output.write_bytes(body)
+        else:
+            _replace(output, body)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise refuse(f"{output}: {error.strerror}", USAGE) from None
+
+
+def _replace(output: Path, body: bytes) -> None:
+    """Through a file beside it that nobody else can have put there, as a link to another place for one."""
+    part = output.with_name(f".{fresh_mark()}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(body)
+        part.replace(output)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,6 +1,6 @@
 """One frozen `Settings` from `THREADKEEP_*` variables; nothing else of the package reads the environment."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -12,6 +12,9 @@ MaybeSeconds = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(gt=0)]
 
 _MIB = 1024 * 1024
+
+LARGEST_MESSAGE: Final = 256 * _MIB
+"""Bytes that `max_message_bytes` may be set to, at most; part of what a reader of archives relies on."""
 
 
 class Settings(BaseSettings):
@@ -28,11 +31,17 @@ class Settings(BaseSettings):
         "redis://127.0.0.1:6379/0", repr=False, description="Hot tier; `redis://`, `rediss://` or `unix://`."
     )
     redis_cluster: bool = Field(
-        default=False, description="The hot tier is a Redis Cluster; `redis_url` is one node of it."
+        default=False,
+        description="The hot tier is a Redis Cluster; `redis_url` names one server of it, or several: "
+        "`redis://one:6379,two:6379`.",
     )
-    redis_timeout: Seconds = Field(5.0, description="Seconds that one command of the hot tier may take.")
+    redis_timeout: Seconds = Field(
+        5.0, description="Seconds that one command of the hot tier may take, or a cluster's failover under it."
+    )
     redis_connect_timeout: Seconds = Field(2.0, description="Seconds to connect to the hot tier.")
-    redis_max_connections: int = Field(64, ge=1, description="Connections of one process to the hot tier, at most.")
+    redis_max_connections: int = Field(
+        64, ge=1, description="Connections of one process to the hot tier, or to each server of a cluster, at most."
+    )
     key_prefix: str = Field(
         "threadkeep",
         pattern=r"^[A-Za-z0-9_.-]{1,40}$",
@@ -106,7 +115,7 @@ class Settings(BaseSettings):
     # --- threads ---
     namespace: str = Field("messages", description="Namespace of threads for which none is named.")
     max_message_bytes: Bytes = Field(
-        8 * _MIB, le=256 * _MIB, description="Bytes of one message as stored JSON, at most."
+        8 * _MIB, le=LARGEST_MESSAGE, description="Bytes of one message as stored JSON, at most."
     )
     max_append_bytes: Bytes = Field(
         64 * _MIB, le=512 * _MIB, description="Bytes of one append of several messages, at most."
@@ -121,6 +130,12 @@ class Settings(BaseSettings):
     max_thread_bytes: Bytes = Field(
         2048 * _MIB,
         description="Bytes of records that an archive may decompress to, at most; larger is refused as a bomb.",
+    )
+    max_archive_ratio: int = Field(
+        1000,
+        ge=1,
+        description="Bytes that one compressed byte of an archive may become, at most, where a frame holds more than "
+        "21 MiB (more with a larger `max_message_bytes`); what exceeds it is refused as a bomb.",
     )
     compression_level: int = Field(3, ge=1, le=19, description="zstd level of archived frames.")
 
@@ -155,6 +170,12 @@ class Settings(BaseSettings):
     sweep_every: Seconds = Field(60.0, description="Seconds between two sweeps.")
     checkpoint_after: Seconds = Field(
         300.0, description="Seconds that a leased thread may be dirty before the sweep checkpoints it."
+    )
+    verify_every: MaybeSeconds = Field(
+        0.0, description="Seconds between two scrubs, which read every archive and name what is damaged; 0 for none."
+    )
+    reconcile_every: MaybeSeconds = Field(
+        86400.0, description="Seconds between two comparisons of the catalog with bucket and Redis; 0 for none."
     )
 
     @field_validator("s3_tags", mode="before")

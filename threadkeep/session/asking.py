@@ -1,6 +1,5 @@
 """What sessions ask of workers, and how they wait for it: at the hot tier, so that any number share one task."""
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -13,11 +12,14 @@ from threadkeep.errors import (
     HotTierLost,
     HydrateFailed,
     HydrateTimeout,
+    StoreRefused,
     StoreUnavailable,
     ThreadErased,
+    ThreadkeepError,
 )
 from threadkeep.model import FlushMode, ThreadRef, ThreadStat, fresh_mark
-from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot import Erasing, HotTier
+from threadkeep.storage.hot_remains import Loss
 from threadkeep.tasks.enqueue import Dispatch, Enqueuer
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Asking:
 
         Raises:
             HydrateTimeout, HydrateFailed, ThreadErased, BrokerUnavailable
+            HotTierLost: Redis lost a part of it. Said once: asking again brings back what the archive holds.
         """
         deadline = time.monotonic() + seconds
         async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
@@ -71,6 +74,8 @@ class Asking:
         asked = await self.hot.ask(ref, keep=keep)
         if asked.status == "erasing":
             raise ThreadErased(str(ref))
+        if asked.status == "lost":
+            raise _lost(ref, asked.reason)
         if asked.status == "enqueue":
             try:
                 await self._dispatch(lambda: self.enqueuer.hydrate(ref, asked.token, expires=keep))
@@ -92,6 +97,9 @@ class Asking:
                 return Brought("absent", seen.ticket)
             if seen.verdict == "failed":
                 raise HydrateFailed(str(ref), seen.reason)
+            if seen.verdict == "lost":
+                await self.hot.heard(ref, seen.ticket)
+                raise _lost(ref, seen.reason)
         return None
 
     async def wait_archived(self, ref: ThreadRef, rev: int, mode: FlushMode, seconds: float) -> None:
@@ -99,17 +107,25 @@ class Asking:
 
         Raises:
             FlushTimeout: the thread is still safe in Redis.
+            HotTierLost: Redis lost it, or fell back to before `rev`.
         """
         deadline = time.monotonic() + seconds
         async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
             while True:
                 seen = await self.hot.look(ref)
+                if seen.status == "erasing":
+                    raise ThreadErased(str(ref))
+                left = deadline - time.monotonic()
+                if seen.remains is not None and left > 0:
+                    await self.bring(ref, left)
+                    continue
                 if seen.head is None:
                     await self._check_archived(ref, rev)
                     return
                 if seen.head.archived >= rev:
                     return
-                left = deadline - time.monotonic()
+                if seen.head.rev < rev:
+                    raise HotTierLost(str(ref), rev, seen.head.rev)
                 if left <= 0:
                     raise FlushTimeout(str(ref), seconds)
                 if not await news.wait(min(left, self.settings.ask_again)):
@@ -120,10 +136,13 @@ class Asking:
 
         Raises:
             HotTierLost: it is not, or an older revision is.
+            ThreadErased: it was erased since.
         """
-        archived = (await self.stat(ref)).archived_rev
-        if archived < rev:
-            raise HotTierLost(str(ref), rev, archived)
+        stat = await self.stat(ref)
+        if stat.tier == "absent" and stat.rev > rev:
+            raise ThreadErased(str(ref))
+        if stat.archived_rev < rev:
+            raise HotTierLost(str(ref), rev, stat.archived_rev)
 
     async def wait_present_archived(self, ref: ThreadRef, mode: FlushMode, seconds: float) -> None:
         """Wait until the archive holds what is in Redis now."""
@@ -174,7 +193,7 @@ class Asking:
                     await news.wait(left)
                     answer = await self.hot.answer_to(ref, question)
                     if answer is not None:
-                        return ThreadStat(**json.loads(answer))
+                        return _described(ref, answer)
         raise StoreUnavailable("the workers", f"a question about thread {ref}", f"no answer within {wait:g} s")
 
     async def erase(self, ref: ThreadRef, *, wait: float | None) -> str:
@@ -182,14 +201,26 @@ class Asking:
 
         It is gone from Redis when this returns; a worker, or should its message be lost the sweep, does the rest.
         """
-        request = fresh_mark()
-        upto = await self.hot.mark_erasing(ref, request)
+        erasing = await self.begin_erase(ref)
+        if wait is not None:
+            await self.wait_erased(ref, erasing.request, wait)
+        return erasing.request
+
+    async def begin_erase(self, ref: ThreadRef) -> Erasing:
+        """Mark the thread and queue its erasure; one that is under way already is joined, and queued again."""
+        erasing = await self.hot.mark_erasing(ref, fresh_mark())
         try:
-            await self._dispatch(lambda: self.enqueuer.erase(ref, request=request, upto=upto))
+            await self._dispatch(lambda: self.enqueuer.erase(ref, request=erasing.request, upto=erasing.upto))
         except BrokerUnavailable as error:
             log.warning("%s", error, extra={"thread_id": str(ref)})
-        if wait is None:
-            return request
+        return erasing
+
+    async def wait_erased(self, ref: ThreadRef, request: str, wait: float) -> None:
+        """Wait until an erasure is complete.
+
+        Raises:
+            StoreUnavailable: it is not, within `wait` seconds; it goes on.
+        """
         deadline = time.monotonic() + wait
         async with self.hot.link.listen(self.hot.keys(ref).channel) as news:
             while await self.hot.receipt(ref, request) is None:
@@ -197,4 +228,19 @@ class Asking:
                 if left <= 0:
                     raise StoreUnavailable("the workers", f"erasure {request}", f"not complete within {wait:g} s")
                 await news.wait(min(left, 1.0))
-        return request
+
+
+def _lost(ref: ThreadRef, reason: str) -> ThreadkeepError:
+    loss = Loss.parse(reason)
+    if loss.restored:
+        return HotTierLost(str(ref), loss.known, loss.restored)
+    lost = f"Redis lost it, or a part of it, and with it revision {loss.known}, which was never archived"
+    return HydrateFailed(str(ref), f"{lost} or whose archive is gone.")
+
+
+def _described(ref: ThreadRef, answer: str) -> ThreadStat:
+    try:
+        return ThreadStat.from_json(answer)
+    except ValueError:
+        operation, remedy = f"a question about thread {ref}", "Do apps and workers run the same version?"
+        raise StoreRefused("the workers", operation, "the answer is malformed", remedy) from None

@@ -15,8 +15,8 @@ from threadkeep.session.loop.calling import AsyncCalling
 from threadkeep.session.making import copying_with, new_identity
 from threadkeep.session.threads import Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
+from threadkeep.storage.cluster import async_link
 from threadkeep.storage.hot import HotTier
-from threadkeep.storage.link import AsyncLink
 from threadkeep.tasks.adoption import CeleryApp
 from threadkeep.tasks.enqueue import Enqueuer
 
@@ -55,7 +55,7 @@ class AsyncThreadkeep:
 
     def __init__(self, settings: Settings | None = None, *, celery: CeleryApp | None = None) -> None:
         self.settings = settings or Settings.load()
-        self._link = AsyncLink(self.settings)
+        self._link = async_link(self.settings)
         self._publishers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="threadkeep-publish")
         hot = HotTier(self._link, self.settings)
         self._threads = Threads(hot, Enqueuer.publishing(celery, self.settings), self.settings, self._publish)

@@ -13,9 +13,10 @@ from threadkeep.session.making import copying_with, new_identity
 from threadkeep.session.session import Session
 from threadkeep.session.threads import Threads, ThreadView, new_ref
 from threadkeep.session.writer import Writer
+from threadkeep.storage.cluster import sync_link
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_head import Head
-from threadkeep.storage.link import SyncLink, run_now
+from threadkeep.storage.link import run_now
 from threadkeep.tasks.adoption import CeleryApp
 from threadkeep.tasks.enqueue import Enqueuer, at_once
 
@@ -40,7 +41,7 @@ class Threadkeep:
 
     def __init__(self, settings: Settings | None = None, *, celery: CeleryApp | None = None) -> None:
         self.settings = settings or Settings.load()
-        self._link = SyncLink(self.settings)
+        self._link = sync_link(self.settings)
         hot = HotTier(self._link, self.settings)
         self._threads = Threads(hot, Enqueuer.publishing(celery, self.settings), self.settings, at_once)
         self._heartbeat = Heartbeat(hot, self.settings.lease_seconds / 3)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from threadkeep.config import Settings
 from threadkeep.errors import (
@@ -36,7 +36,11 @@ from threadkeep.session.loop.answers import Repair, repairs_in
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import Head, identity_fields
-from threadkeep.storage.parts import entries_of, first_parts, hashes_of, plain_parts, whole_parts
+from threadkeep.storage.limits import ReadLimits
+from threadkeep.storage.parts import entries_of, first_parts, hashes_of, log_bytes, plain_parts, whole_parts
+
+STAGINGS: Final = 3
+"""How often a new thread is staged again, because a full Redis evicted it before it was in its place."""
 
 Reshape = Callable[[list[Entry]], Awaitable[list[Entry]]]
 """What a fork does to the entries that it copies, before anything is written."""
@@ -191,15 +195,15 @@ class Threads(Asking):
                 raise StoreUnavailable("Redis", f"a fork of thread {source}", "the copy kept being refused")
 
     async def _copied(self, source: ThreadRef, contents: Contents, copying: "Copying") -> Parts:
-        head, limit = contents.head, self.settings.max_thread_bytes
+        head, limits = contents.head, ReadLimits.of(self.settings)
         codec = copying.codec or head.codec
         fields = Identity(codec, head.state, head.labels, source.member).fields(self.settings)
         keep = self._kept(source, contents, copying.before)
         if copying.reshape is None and codec == head.codec:
             if keep == head.count:
                 return whole_parts(contents, fields)
-            return first_parts(contents, keep, max_bytes=limit, fields=fields)
-        entries = entries_of(contents, source, max_bytes=limit)[:keep]
+            return first_parts(contents, keep, limits=limits, fields=fields)
+        entries = entries_of(contents, source, limits=limits)[:keep]
         if copying.reshape is not None:
             entries = await copying.reshape(entries)
         if codec != head.codec:
@@ -216,15 +220,18 @@ class Threads(Asking):
         codec = codec_for(contents.head.codec)
         if isinstance(codec, PlainCodec):
             return at
-        return codec.cut(entries_of(contents, source, max_bytes=self.settings.max_thread_bytes), at)
+        return codec.cut(entries_of(contents, source, limits=ReadLimits.of(self.settings)), at)
 
     async def _create(self, ref: ThreadRef, token: str, identity: Identity, ticket: str) -> Head | None:
         """Make a thread; None if somebody else was faster or the ticket is gone."""
         parts = identity.parts(self.settings)
-        made = await self.hot.create(ref, token, parts, ticket=ticket, gen=fresh_mark())
-        if made.status == "erasing":
-            raise ThreadErased(str(ref))
-        return made.head
+        for _ in range(STAGINGS):
+            made = await self.hot.create(ref, token, parts, ticket=ticket, gen=fresh_mark())
+            if made.status == "erasing":
+                raise ThreadErased(str(ref))
+            if made.status != "unstaged":
+                return made.head
+        raise StoreUnavailable("Redis", f"making thread {ref}", "what was staged for it kept vanishing")
 
     async def _overwrite(self, ref: ThreadRef, token: str, identity: Identity) -> Head | None:
         """Start a thread that is here anew; None if it left meanwhile."""
@@ -251,7 +258,8 @@ class Threads(Asking):
         """Give a lease back that nobody will use, if it was taken."""
         flush_token = fresh_mark()
         with suppress(ThreadkeepError):  # the lease ends by itself, and the sweep looks after the thread
-            if await self.hot.release(ref, token, self.settings.exit_flush, flush_token) == "enqueue":
+            left = await self.hot.release(ref, token, self.settings.exit_flush, flush_token)
+            if left.status == "enqueue":
                 await self.publish_flush(ref, self.settings.exit_flush, flush_token)
 
     async def _tier(self, ref: ThreadRef) -> str:
@@ -265,7 +273,7 @@ class Threads(Asking):
             contents = await self.hot.read(ref)
             if contents is not None:
                 head = contents.head
-                entries = entries_of(contents, ref, max_bytes=self.settings.max_thread_bytes)
+                entries = entries_of(contents, ref, limits=ReadLimits.of(self.settings))
                 return ThreadView(ref.thread_id, ref.namespace, entries, head.state, head.labels, head.codec, head.rev)
             if (await self.bring(ref, deadline - time.monotonic())).status == "absent":
                 raise ThreadNotFound(str(ref))
@@ -284,10 +292,14 @@ def new_parts(entries: Sequence[Entry], codec: str, fields: Sequence[Any], setti
     """A new thread of these entries.
 
     Raises:
-        InvalidMessage: an entry that cannot be kept, or an id that stands twice.
+        InvalidMessage: an entry that cannot be kept, an id that stands twice, or too much for one thread.
         FormatMismatch: an entry of another codec.
     """
     records = [checked_record(entry, max_bytes=settings.max_message_bytes) for entry in entries]
+    size, limit = log_bytes(records), settings.max_thread_bytes
+    if size > limit:
+        rule = f"the thread would exceed THREADKEEP_MAX_THREAD_BYTES ({limit:,})"
+        raise InvalidMessage("messages", f"{size:,} bytes in all", rule)
     check_batch(entries, codec, "to be made")
     return plain_parts(records, hashes_of(entries), fields)
 

@@ -11,8 +11,10 @@ from threadkeep.errors import (
     MessageConflict,
     MessageNotFound,
     StoreUnavailable,
+    ThreadBusy,
     ThreadErased,
     ThreadkeepError,
+    ThreadNotFound,
 )
 from threadkeep.model import (
     Entry,
@@ -34,7 +36,8 @@ from threadkeep.session.threads import Threads, check_batch, position, timestamp
 from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Written
 from threadkeep.storage.hot_head import Head
-from threadkeep.storage.parts import first_parts, hashes_of, log_bytes, plain_parts, records_of
+from threadkeep.storage.limits import ReadLimits
+from threadkeep.storage.parts import first_parts, hashes_of, log_bytes, plain_parts, record_parser, records_of
 
 ATTEMPTS: Final = 5
 """How often a write is tried again because the thread left Redis, or an id was added meanwhile."""
@@ -77,6 +80,7 @@ class Writer:
         self._threads = threads
         self._hot = threads.hot
         self._settings = threads.settings
+        self._parse = record_parser(ref)
         self._lost = False
         self._unsure = False
         self._records: list[bytes] | None = None
@@ -102,17 +106,17 @@ class Writer:
     async def entries(self) -> list[Entry]:
         """All messages, as objects of the caller's own."""
         await self._ready()
-        return [Entry.from_record(record) for record in await self._all_records()]
+        return [self._parse(record) for record in await self._all_records()]
 
     async def entries_from(self, start: int) -> list[Entry]:
         """The entries from a place on; those before are not parsed."""
         await self._ready()
-        return [Entry.from_record(record) for record in (await self._all_records())[start:]]
+        return [self._parse(record) for record in (await self._all_records())[start:]]
 
     async def newest_first(self) -> Iterator[Entry]:
         """The entries, each parsed when it is asked for."""
         await self._ready()
-        return map(Entry.from_record, reversed(await self._all_records()))
+        return map(self._parse, reversed(await self._all_records()))
 
     async def holds(self, message_ids: Sequence[str]) -> bool:
         """Whether all of these ids are there."""
@@ -123,7 +127,7 @@ class Writer:
     async def _all_records(self) -> list[bytes]:
         if self._records is None:
             contents = await self._contents()
-            self._records = records_of(contents, self.ref, max_bytes=self._settings.max_thread_bytes)
+            self._records = records_of(contents, self.ref, limits=ReadLimits.of(self._settings))
         return self._records
 
     async def _contents(self, *, with_ids: bool = False) -> Contents:
@@ -132,10 +136,12 @@ class Writer:
             if contents is None:
                 await self._reopen()
                 continue
+            if contents.head.rev < self.rev:
+                # the hot tier is told so too, and remembers the loss
+                await self._accepted(await self._sent(self._hot.save(self.ref, self.token, [], told=self.rev)))
+                continue
             if contents.head.lease != self.token:
                 raise self._fenced()
-            if contents.head.rev < self.rev:
-                self._go_on_from(contents.head)
             return contents
         raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept vanishing")
 
@@ -171,7 +177,9 @@ class Writer:
                 break
             fields, text = self._state_fields() if with_state else ([], self._saved)
             hashes = hashes_of(entries)
-            adding = self._hot.append(self.ref, self.token, records, hashes, checked=self.count, fields=fields)
+            adding = self._hot.append(
+                self.ref, self.token, records, hashes, checked=self.count, fields=fields, told=self.rev
+            )
             written = await self._sent(adding)
             if await self._accepted(written):
                 self._remember(entries, records)
@@ -267,7 +275,7 @@ class Writer:
             at = known.get(id_hash(entry.id))
             if at is None:
                 fresh.append((entry, record))
-            elif not Entry.from_record(stored[at]).same_as(entry):
+            elif not self._parse(stored[at]).same_as(entry):
                 raise MessageConflict(str(self.ref), entry.id)
         return [entry for entry, _ in fresh], [record for _, record in fresh]
 
@@ -284,26 +292,31 @@ class Writer:
     async def truncate(self, message_id: str) -> int:
         """Remove a message and all after it, and what would be invalid without them; how many went."""
         await self._ready()
-        gen = fresh_mark()
+        gen, before = fresh_mark(), 0
         for _ in range(ATTEMPTS):
             contents = await self._contents(with_ids=True)
             keep = position(contents.ids, message_id)
+            if keep is None and before:  # cut by a first try whose reply was lost; a flush came before its repeat
+                return await self._cut_from(before, contents.head.count)
             if keep is None:
                 raise MessageNotFound(str(self.ref), message_id)
-            keep = self.codec.cut(await self.entries(), keep)
+            before, keep = contents.head.count, self.codec.cut(await self.entries(), keep)
             if await self._accepted(await self._sent(self._cut(contents, keep, gen))):
-                self._unsure = True  # what was read holds no longer, even if looking again fails
-                await self._look_again()
-                return contents.head.count - keep
+                return await self._cut_from(before, keep)
         raise StoreUnavailable("Redis", f"a truncation of thread {self.ref}", "the thread kept changing")
+
+    async def _cut_from(self, before: int, left: int) -> int:
+        self._unsure = True  # what was read holds no longer, even if looking again fails
+        await self._look_again()
+        return before - left
 
     def _cut(self, contents: Contents, keep: int, gen: str) -> Awaitable[Written]:
         head = contents.head
         if keep >= head.base_count:
             gone = log_bytes(contents.tail[keep - head.base_count :])
-            return self._hot.truncate(self.ref, self.token, head, keep=keep, cut_bytes=gone, gen=gen)
-        parts = first_parts(contents, keep, max_bytes=self._settings.max_thread_bytes)
-        return self._hot.rewrite(self.ref, self.token, head, parts, gen=gen)
+            return self._hot.truncate(self.ref, self.token, head, keep=keep, cut_bytes=gone, gen=gen, told=self.rev)
+        parts = first_parts(contents, keep, limits=ReadLimits.of(self._settings))
+        return self._hot.rewrite(self.ref, self.token, head, parts, gen=gen, told=self.rev)
 
     async def replace(self, entries: Sequence[Entry]) -> None:
         """Put other entries in the place of all."""
@@ -316,9 +329,8 @@ class Writer:
             if seen.head is None:
                 await self._reopen()
                 continue
-            if await self._accepted(
-                await self._sent(self._hot.rewrite(self.ref, self.token, seen.head, parts, gen=gen))
-            ):
+            writing = self._hot.rewrite(self.ref, self.token, seen.head, parts, gen=gen, told=self.rev)
+            if await self._accepted(await self._sent(writing)):
                 self._unsure = True
                 await self._look_again()
                 return
@@ -352,7 +364,7 @@ class Writer:
     async def _save(self, fields: Sequence[Any]) -> None:
         await self._ready()
         for _ in range(ATTEMPTS):
-            if await self._accepted(await self._sent(self._hot.save(self.ref, self.token, fields))):
+            if await self._accepted(await self._sent(self._hot.save(self.ref, self.token, fields, told=self.rev))):
                 return
         raise StoreUnavailable("Redis", f"saving thread {self.ref}", "the thread kept vanishing")
 
@@ -408,6 +420,8 @@ class Writer:
             await self._reopen()
         elif seen.head.lease == self.token:
             self._go_on_from(seen.head)
+        elif seen.head.rev < self.rev:
+            await self._reopen_older(seen.head)
         elif seen.head.lease or seen.head.rev != self.rev:
             raise self._fenced()
         else:
@@ -416,12 +430,37 @@ class Writer:
     async def _reopen(self) -> None:
         """The thread left Redis under this session, or its lease lapsed: go on only if nothing else happened to it."""
         acknowledged = self.rev
-        head = await self._threads.open(self.ref, self.token, create=None, wait=0)
+        try:
+            head = await self._opened_again()
+        except ThreadNotFound:
+            seen = await self._hot.look(self.ref)
+            if seen.verdict == "absent" and seen.floor > acknowledged:
+                raise ThreadErased(str(self.ref)) from None
+            raise
         if head.rev > acknowledged:
             self._lost = True
             await self._threads.abandon(self.ref, self.token)
             raise LeaseLost(str(self.ref))
         self._go_on_from(head)
+
+    async def _opened_again(self) -> Head:
+        try:
+            return await self._threads.open(self.ref, self.token, create=None, wait=0)
+        except HotTierLost as lost:
+            acknowledged = self.rev
+            if lost.found < acknowledged:
+                self.rev, self._unsure = lost.found, True  # it is said now, and will not be again
+                raise HotTierLost(str(self.ref), acknowledged, lost.found) from None
+        return await self._threads.open(self.ref, self.token, create=None, wait=0)  # nothing of this session's was lost
+
+    async def _reopen_older(self, found: Head) -> None:
+        """Redis fell back to before this session: go on from there, unless somebody else does."""
+        acknowledged = self.rev
+        try:
+            await self._reopen()
+        except ThreadBusy:
+            self._lost, self.rev = True, found.rev
+            raise HotTierLost(str(self.ref), acknowledged, found.rev) from None
 
     def _go_on_from(self, head: Head) -> None:
         """Start from what is there, which must be no older than what was acknowledged to this session.
@@ -440,8 +479,14 @@ class Writer:
         """Save the state and have the archive catch up, while the session goes on."""
         await self.save_state()
         await self._threads.request_flush(self.ref, "checkpoint")
-        if wait is not None:
+        if wait is None:
+            return
+        try:
             await self._threads.wait_archived(self.ref, self.rev, "checkpoint", wait)
+        except HotTierLost:
+            if (await self._hot.save(self.ref, self.token, [], told=self.rev)).status == "behind":
+                await self._look_again()
+            raise
 
     async def archive(self, wait: float | None) -> Archiving:
         """Have the archive catch up, and wait for it if asked to. Never raises what became of it: that is told."""
@@ -470,21 +515,26 @@ class Writer:
         except ThreadkeepError as error:
             left.error = error
         try:
-            left.flush_enqueued = await self._release()
+            left.flush_enqueued, lost = await self._release()
         except ThreadkeepError as error:
-            left.error = left.error or error
+            lost = error
+        left.error = left.error or lost
         return left
 
-    async def _release(self) -> bool:
+    async def _release(self) -> tuple[bool, ThreadkeepError | None]:
+        """Give the lease back; whether a flush is on its way, and whether Redis had fallen back meanwhile."""
         mode: FlushMode = self._settings.exit_flush
         flush_token = fresh_mark()
-        status = await self._hot.release(self.ref, self.token, mode, flush_token)
-        if status == "enqueue":
-            return await self._threads.publish_flush(self.ref, mode, flush_token, delay=self._settings.flush_delay)
-        if status in ("fenced", "absent", "erasing"):
-            facts = {"thread_id": str(self.ref), "status": status}
+        left = await self._hot.release(self.ref, self.token, mode, flush_token, told=self.rev)
+        queued = left.status in ("coalesced", "clean")
+        if left.status == "enqueue":
+            delay = self._settings.flush_delay
+            queued = await self._threads.publish_flush(self.ref, mode, flush_token, delay=delay)
+        if left.status in ("fenced", "absent", "erasing"):
+            facts = {"thread_id": str(self.ref), "status": left.status}
             log.warning("a session had lost its lease when it was left", extra=facts)
-        return status in ("coalesced", "clean")
+        lost = HotTierLost(str(self.ref), self.rev, left.rev) if left.rev is not None and left.rev < self.rev else None
+        return queued, lost
 
     async def wait_flushed(self, seconds: float) -> None:
         """Wait until the archive holds all that this session wrote."""

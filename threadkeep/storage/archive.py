@@ -5,15 +5,15 @@ a flush seals what is new without reading what is old.
 """
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from threadkeep.errors import ArchiveCorrupt
-from threadkeep.model import Seal, ThreadRef, dump_json
+from threadkeep.errors import ArchiveCorrupt, ArchiveTooNew
+from threadkeep.model import MAX_REVISION, Entry, Seal, ThreadRef, checked_labels, dump_json, load_json
+from threadkeep.storage.limits import FRAME_BYTES, SEAL_BYTES, ReadLimits
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -21,19 +21,18 @@ else:
     from backports import zstd
 
 SEAL_VERSION: Final = 2
-FRAME_BYTES: Final = 8 * 1024 * 1024
-"""Records of one flush beyond this many raw bytes are split into several frames, which bounds a reader's memory."""
 TOMBSTONE_BYTES: Final = 4096
 """A tombstone is smaller than this."""
-SEAL_BYTES: Final = 5 * 1024 * 1024
-"""A seal is smaller than this: it holds a state of at most 4 MiB, and labels."""
 NO_CHAIN: Final = ""
 """The chain before the first frame."""
 
 _TOMBSTONE_START: Final = b'{"$threadkeep_erased":'
 _SEAL_START: Final = b'{"$threadkeep":'
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_PLAIN_ID: Final = re.compile(rb'^\{"v":1,"id":"([^"\\]*)"', re.MULTILINE)
+_READING: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
+"""No level that can be set makes windows beyond 8 MiB; a frame's header alone must not make a reader take more."""
+_CHUNK: Final = 1024 * 1024
+_PRINTABLE: Final = re.compile(r"[ -~]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,16 @@ class SealedTail:
     raw_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What stands in an erased thread's place: its address, the revision of its erasure, and whose request it was."""
+
+    namespace: str
+    thread_id: str
+    rev: int
+    request: str
+
+
 def seal_tail(records: Iterable[bytes], seal: Seal, *, base_count: int, base_chain: str, level: int = 3) -> SealedTail:
     """Compress records behind `base_count` others into frames, the last one sealed with `seal`.
 
@@ -106,24 +115,32 @@ def next_chain(previous: str, lines: bytes) -> str:
     return hashlib.sha256(bytes.fromhex(previous) + hashlib.sha256(lines).digest()).hexdigest()
 
 
-def read_frames(body: bytes, *, where: str, thread: str = "", max_bytes: int, chain: str = NO_CHAIN) -> Iterator[Frame]:
+def read_frames(
+    body: bytes, *, where: str, thread: str = "", limits: ReadLimits, chain: str = NO_CHAIN
+) -> Iterator[Frame]:
     """The frames of an object, each verified before it is yielded; holds one frame's records at a time.
+
+    What the records say is not looked at: see `record_hashes`.
 
     Args:
         body: Whole frames: an archive object, or a thread's base in Redis.
         where: The object's key, for errors.
         thread: The thread, for errors.
-        max_bytes: Bytes that all frames may decompress to; what exceeds it is refused as a bomb.
+        limits: How much it may unpack to; what exceeds that is refused as a bomb.
         chain: What the first frame's chain continues.
 
     Raises:
-        ArchiveCorrupt: torn, damaged, out of chain, written by a newer version, or larger than `max_bytes`.
+        ArchiveCorrupt: torn, damaged, out of chain, written by a newer version, or beyond the limits.
     """
-    offset, count, budget = 0, 0, max_bytes
+    offset, count, found, budget = 0, 0, 0, limits.thread
     view = memoryview(body)
     while offset < len(body):
+        found += 1
+        if found > limits.frames:
+            reason = f"it has more than the {limits.frames:,} frames that THREADKEEP_MAX_THREAD_BYTES may need"
+            raise ArchiveCorrupt(thread, where, reason)
         size = _frame_size(view[offset:], where, thread)
-        raw = _decompress(view[offset : offset + size], budget, where, thread)
+        raw = _decompress(view[offset : offset + size], budget, limits, where, thread)
         frame = Frame(offset, size, *_split(raw, where, thread))
         budget -= len(frame.lines)
         chain = next_chain(chain, frame.lines)
@@ -165,27 +182,42 @@ def tombstone(ref: ThreadRef, *, rev: int, request: str) -> bytes:
 
 
 def is_tombstone(body: bytes) -> bool:
-    """Whether an object's content says that its thread was erased, even where its metadata was lost."""
+    """Whether all that an object's content says is that its thread was erased, even where its metadata was lost."""
     if len(body) > TOMBSTONE_BYTES or not is_archive(body):
         return False
+    decompressor = zstd.ZstdDecompressor(options=_READING)
     try:
-        return zstd.ZstdDecompressor().decompress(body, max_length=len(_TOMBSTONE_START)) == _TOMBSTONE_START
+        text = decompressor.decompress(body, max_length=TOMBSTONE_BYTES)
     except zstd.ZstdError:
         return False
+    return text.startswith(_TOMBSTONE_START) and b"\n" not in text[:-1] and not decompressor.unused_data
 
 
-def record_hashes(lines: bytes) -> bytes:
-    """The 16-byte hashes of the ids of NDJSON records, in order."""
-    found = _PLAIN_ID.findall(lines)
-    if len(found) == lines.count(b"\n"):
-        return b"".join([hashlib.blake2b(raw, digest_size=16).digest() for raw in found])
-    return b"".join([id_hash(record_id(record)) for record in lines.split(b"\n")[:-1]])
+def read_tombstone(body: bytes) -> Tombstone | None:
+    """What a tombstone says, checked to its last byte; None if it is none, or a damaged one."""
+    if len(body) > TOMBSTONE_BYTES or not is_archive(body):
+        return None
+    decompressor = zstd.ZstdDecompressor(options=_READING)
+    try:
+        line = decompressor.decompress(body, max_length=TOMBSTONE_BYTES)
+        if not decompressor.eof or decompressor.unused_data or not line.startswith(_TOMBSTONE_START):
+            return None
+        fields = load_json(line.removesuffix(b"\n"), wrapped=2)["$threadkeep_erased"]
+        ref, rev = ThreadRef(fields["namespace"], fields["id"]), fields["rev"]
+        if type(rev) is not int or not 0 <= rev < MAX_REVISION or not isinstance(fields["request"], str):
+            return None
+        return Tombstone(ref.namespace, ref.thread_id, rev, fields["request"])
+    except (zstd.ZstdError, ValueError, KeyError, TypeError):
+        return None
 
 
-def record_id(record: bytes) -> str:
-    """The id of a record; found without parsing where it holds no escape."""
-    match = _PLAIN_ID.match(record)
-    return match[1].decode("ascii") if match else str(json.loads(record)["id"])
+def record_hashes(frame: Frame, *, where: str, thread: str = "") -> bytes:
+    """The 16-byte hashes of the ids of a frame's records, in order, each of which is verified.
+
+    Raises:
+        ArchiveCorrupt: a record is not what `checked_record` makes.
+    """
+    return b"".join([id_hash(Entry.from_record(each, where=where, thread=thread).id) for each in frame.records()])
 
 
 def id_hash(message_id: str) -> bytes:
@@ -231,17 +263,37 @@ def _frame_size(view: memoryview, where: str, thread: str) -> int:
         raise ArchiveCorrupt(thread, where, "its last frame is cut short or damaged") from None
 
 
-def _decompress(frame: memoryview, budget: int, where: str, thread: str) -> bytes:
-    decompressor = zstd.ZstdDecompressor()
+def _decompress(frame: memoryview, budget: int, limits: ReadLimits, where: str, thread: str) -> bytes:
+    by_ratio = limits.frame(len(frame))
+    most = min(by_ratio, budget + SEAL_BYTES)
+    decompressor = zstd.ZstdDecompressor(options=_READING)
     try:
-        raw = decompressor.decompress(frame, max_length=budget + SEAL_BYTES + 1)
+        small = _unpacked_size(frame, most) <= most
+        raw = decompressor.decompress(frame, max_length=most + 1) if small else b""
     except zstd.ZstdError:
         raise ArchiveCorrupt(thread, where, "a frame is damaged: its checksum or coding is wrong") from None
-    if len(raw) > budget + SEAL_BYTES:
-        raise ArchiveCorrupt(thread, where, "it decompresses to more than THREADKEEP_MAX_THREAD_BYTES")
+    if not small or len(raw) > most:
+        setting = "THREADKEEP_MAX_ARCHIVE_RATIO" if most == by_ratio else "THREADKEEP_MAX_THREAD_BYTES"
+        raise ArchiveCorrupt(thread, where, f"it decompresses to more than {setting} allows")
     if not decompressor.eof:
         raise ArchiveCorrupt(thread, where, "a frame is cut short")
     return raw
+
+
+def _unpacked_size(frame: memoryview, most: int) -> int:
+    """Bytes that a frame says it decompresses to, as all do that are written here; of others they are counted.
+
+    More than `most` is not counted to its end. Holds no more than a chunk.
+    """
+    told = cast("int | None", zstd.get_frame_info(frame).decompressed_size)  # its stub knows no None
+    if told is not None:
+        return told
+    decompressor, size = zstd.ZstdDecompressor(options=_READING), 0
+    chunk = decompressor.decompress(frame, max_length=_CHUNK)
+    while chunk and size <= most:
+        size += len(chunk)
+        chunk = b"" if decompressor.eof else decompressor.decompress(b"", max_length=_CHUNK)
+    return size
 
 
 def _split(raw: bytes, where: str, thread: str) -> tuple[bytes, Seal]:
@@ -249,7 +301,9 @@ def _split(raw: bytes, where: str, thread: str) -> tuple[bytes, Seal]:
     line = raw[start:]
     if not line.startswith(_SEAL_START) or not line.endswith(b"\n"):
         raise ArchiveCorrupt(thread, where, "a frame does not end in a seal")
-    return raw[:start], _parse_seal(line, where, thread)
+    if len(line) > SEAL_BYTES:
+        raise ArchiveCorrupt(thread, where, "a seal is larger than any can be")
+    return raw[:start], _parse_seal(line[:-1], where, thread)
 
 
 def _seal_line(seal: Seal) -> bytes:
@@ -272,26 +326,57 @@ def _seal_line(seal: Seal) -> bytes:
 
 def _parse_seal(line: bytes, where: str, thread: str) -> Seal:
     try:
-        fields = json.loads(line)["$threadkeep"]
+        fields = load_json(line, wrapped=2)["$threadkeep"]
         version = fields["v"]
-        if version != SEAL_VERSION:
-            raise ArchiveCorrupt(
-                thread,
-                where,
-                f"its format version {version!r} is not the {SEAL_VERSION} that this version reads",
+        if type(version) is int and 0 <= version < 1000 and version != SEAL_VERSION:
+            raise ArchiveTooNew(
+                thread, where, f"its format version {version} is not the {SEAL_VERSION} that this version reads"
             )
-        return Seal(
-            namespace=str(fields["namespace"]),
-            thread_id=str(fields["id"]),
-            rev=int(fields["rev"]),
-            attempt=str(fields["attempt"]),
-            born=int(fields["born"]),
-            count=int(fields["count"]),
-            state=fields["state"],
-            chain=str(fields["chain"]),
-            codec=str(fields["codec"]),
-            labels=dict(fields["labels"]),
-            forked_from=fields["forked_from"],
-        )
+        return _seal_of(fields)
     except (ValueError, KeyError, TypeError):
         raise ArchiveCorrupt(thread, where, "a seal is malformed") from None
+
+
+def _seal_of(fields: dict[str, Any]) -> Seal:
+    """The seal that these fields tell, if each of them is of its type and can be kept anywhere."""
+    for name, kinds in _SEAL_FIELDS.items():
+        if type(fields[name]) not in kinds:  # not isinstance: True is no number here
+            raise TypeError(name)
+    if fields["v"] != SEAL_VERSION:
+        raise ValueError("v")
+    ref = ThreadRef(fields["namespace"], fields["id"])
+    if not all(0 <= fields[name] < MAX_REVISION for name in ("rev", "born", "count")):
+        raise ValueError("a number is out of range")
+    if not _PRINTABLE.fullmatch(fields["codec"]) or not _PRINTABLE.fullmatch(fields["attempt"]):
+        raise ValueError("a name is malformed")
+    if fields["forked_from"] is not None:
+        ThreadRef.from_member(fields["forked_from"])
+    return Seal(
+        namespace=ref.namespace,
+        thread_id=ref.thread_id,
+        rev=fields["rev"],
+        attempt=fields["attempt"],
+        born=fields["born"],
+        count=fields["count"],
+        state=fields["state"],
+        chain=fields["chain"],
+        codec=fields["codec"],
+        labels=checked_labels(fields["labels"]),
+        forked_from=fields["forked_from"],
+    )
+
+
+_SEAL_FIELDS: Final = {
+    "v": (int,),
+    "namespace": (str,),
+    "id": (str,),
+    "rev": (int,),
+    "attempt": (str,),
+    "born": (int,),
+    "count": (int,),
+    "codec": (str,),
+    "state": (dict, type(None)),
+    "labels": (dict,),
+    "forked_from": (str, type(None)),
+    "chain": (str,),
+}

@@ -11,8 +11,8 @@ from threadkeep.model import ThreadRef
 from threadkeep.storage import catalog_writes as writes
 from threadkeep.storage.catalog_engine import EngineOfProcess, database_url
 from threadkeep.storage.catalog_errors import asking
-from threadkeep.storage.catalog_reads import ENTRY, TOTALS, conditions, is_thread, seconds
-from threadkeep.storage.catalog_rows import to_columns, to_entry
+from threadkeep.storage.catalog_reads import ENTRY, TOTALS, among, conditions, is_thread, seconds
+from threadkeep.storage.catalog_rows import as_seen, to_columns, to_entry
 from threadkeep.storage.catalog_schema import thread_events, threads
 from threadkeep.storage.ports import CatalogEntry, CatalogEvent, CatalogFilter, CatalogRow, TierTotals
 
@@ -41,9 +41,24 @@ class PostgresCatalog:
         if columns or lines:
             self._run("record", lambda connection: writes.record(connection, columns, lines))
 
+    def replace(self, rows: Iterable[tuple[CatalogRow, CatalogEntry]]) -> set[ThreadRef]:
+        """Write some hundred rows as they are, each if it still is as it was read, in one transaction."""
+        pairs = list(rows)
+        columns, seen = [to_columns(row) for row, _ in pairs], [as_seen(row, entry) for row, entry in pairs]
+        if not pairs:
+            return set()
+        found = self._run("replace", lambda connection: writes.replace(connection, columns, seen))
+        return {ThreadRef(*address) for address in found}
+
     def get(self, ref: ThreadRef) -> CatalogEntry | None:
         found = self._read("get", ENTRY.where(is_thread(threads, ref)))
         return to_entry(found[0], now=time.time()) if found else None
+
+    def get_many(self, refs: Iterable[ThreadRef]) -> dict[ThreadRef, CatalogEntry]:
+        wanted = list(refs)
+        found = self._read("get_many", among(wanted)) if wanted else []
+        entries = [to_entry(columns, now=time.time()) for columns in found]
+        return {ThreadRef(entry.stat.namespace, entry.stat.thread_id): entry for entry in entries}
 
     def page(self, where: CatalogFilter, limit: int) -> list[CatalogEntry]:
         query = ENTRY.where(*conditions(where)).order_by(threads.c.namespace, threads.c.thread_id).limit(limit)

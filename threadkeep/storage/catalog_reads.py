@@ -1,11 +1,14 @@
 """What is asked of the catalog's tables, as SQLAlchemy's expressions."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     DateTime,
+    Select,
+    Text,
     and_,
     cast,
     extract,
@@ -15,7 +18,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION
 
 from threadkeep.model import ThreadRef
 from threadkeep.storage.catalog_schema import threads
@@ -50,6 +53,14 @@ TOTALS: Final = (
 
 def is_thread(table: Any, ref: ThreadRef) -> ColumnElement[bool]:
     return and_(table.c.namespace == ref.namespace, table.c.thread_id == ref.thread_id)
+
+
+def among(refs: Sequence[ThreadRef]) -> Select[Any]:
+    """The rows of these threads; the statement's text is the same for any number of them."""
+    halves = [[ref.namespace for ref in refs], [ref.thread_id for ref in refs]]
+    wanted = func.unnest(*(cast(half, ARRAY(Text)) for half in halves)).table_valued("namespace", "thread_id")
+    named = wanted.render_derived(name="wanted")
+    return ENTRY.join(named, and_(threads.c.namespace == named.c.namespace, threads.c.thread_id == named.c.thread_id))
 
 
 def conditions(where: CatalogFilter) -> list[ColumnElement[bool]]:

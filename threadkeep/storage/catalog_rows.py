@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from threadkeep.model import ThreadStat
-from threadkeep.storage.ports import CatalogEntry, CatalogRow
+from threadkeep.storage.ports import CatalogEntry, CatalogRow, RowRevs
 
 Columns = dict[str, Any]
 """One row of `threads` by column name; times are Unix seconds, None is unknown."""
@@ -91,6 +91,22 @@ def to_columns(row: CatalogRow) -> Columns:
     }
 
 
+def as_seen(row: CatalogRow, entry: CatalogEntry) -> Columns:
+    """What must still be so of a row that was read as `entry`, and what of `row` decides how it is replaced."""
+    return {
+        "namespace": row.ref.namespace,
+        "thread_id": row.ref.thread_id,
+        "stamp": entry.revs.stamp,
+        "rev": entry.stat.rev,
+        "archived_rev": entry.stat.archived_rev,
+        "object_rev": entry.revs.object,
+        "etag": entry.stat.etag or None,
+        "born": row.born or None,
+        "now_rev": row.rev,
+        "codec": row.codec,
+    }
+
+
 def to_entry(columns: Mapping[str, Any], *, now: float) -> CatalogEntry:
     """A row as it is read at `now` (Unix seconds). An erased thread's tier is `absent`."""
     erased = columns["erased_at"] is not None
@@ -121,4 +137,11 @@ def to_entry(columns: Mapping[str, Any], *, now: float) -> CatalogEntry:
         active_at=columns["active_at"] or 0.0,
         archived_at=columns["archived_at"],
         erased_at=columns["erased_at"],
+        revs=RowRevs(
+            columns["stamp"],
+            columns["object_rev"],
+            columns["labels_rev"],
+            columns["count_rev"],
+            columns["erased_rev"],
+        ),
     )

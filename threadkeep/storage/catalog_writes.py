@@ -4,10 +4,13 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     DateTime,
     Insert,
+    Text,
+    Update,
     and_,
     bindparam,
     case,
@@ -30,6 +33,8 @@ from threadkeep.storage.ports import CatalogEvent
 PRUNED_AT_ONCE: Final = 10_000
 """Events that one transaction deletes: well within the time limit of a statement."""
 
+_SEEN: Final = ("namespace", "thread_id", "stamp", "rev", "archived_rev", "object_rev", "etag", "born")
+"""What tells that a row is still as it was read; `born` is the new row's."""
 _WRITTEN: Final = ("namespace", "thread_id", *GROWING, *LIFE_REVS, *FOLLOWS)
 
 
@@ -103,6 +108,38 @@ def _rounds(rows: list[Columns]) -> list[list[Columns]]:
             found.append([])
         found[turn].append(row)
     return found
+
+
+def replace(connection: Connection, rows: list[Columns], seen: list[Columns]) -> list[tuple[str, str]]:
+    """Take from rows that still are as they were `seen` what keeps others from changing them, then merge `rows`.
+
+    Rows are locked in key order, as every writer locks them.
+    """
+    told = func.jsonb_to_recordset(bindparam("seen", type_=JSONB)).table_valued(
+        *(column(name, threads.c[name].type) for name in _SEEN), column("now_rev", BigInteger), column("codec", Text)
+    )
+    told = told.render_derived(name="told", with_types=True)
+    still: Any = and_(*(threads.c[name].is_not_distinct_from(told.c[name]) for name in _SEEN if name != "born"))
+    outlives = or_(threads.c.erased_rev.is_(None), told.c.born > threads.c.erased_rev)
+    locked = select(threads.c.namespace, threads.c.thread_id).join(told, still).where(outlives)
+    in_order = locked.order_by(threads.c.namespace, threads.c.thread_id).with_for_update(of=threads)
+    found = [(row.namespace, row.thread_id) for row in connection.execute(in_order, {"seen": seen})]
+    connection.execute(_reset(told).where(still, outlives), {"seen": seen})
+    record(connection, [row for row in rows if (row["namespace"], row["thread_id"]) in found], [])
+    return found
+
+
+def _reset(told: Any) -> Update:
+    """What a row follows starts over; labels and a source stay where the new row cannot tell of them."""
+    no_newer = threads.c.labels_rev <= told.c.now_rev
+    return update(threads).values(
+        **dict.fromkeys((*OBJECT_COLUMNS, "object_rev", "born", "count_rev", "active_at", "cached_until")),
+        rev=0,
+        archived_rev=0,
+        stamp=0,
+        labels_rev=case((no_newer, threads.c.labels_rev)),
+        forked_from=case((told.c.codec.is_(None), threads.c.forked_from)),
+    )
 
 
 def erase(connection: Connection, ref: ThreadRef, request_id: str, rev: int) -> None:

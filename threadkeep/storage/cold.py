@@ -7,7 +7,7 @@ from threadkeep.errors import ArchiveMoved
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_base import S3Base
 from threadkeep.storage.cold_revisions import S3RevisionStore
-from threadkeep.storage.ports import ColdStore
+from threadkeep.storage.ports import Announce, ColdStore, unannounced
 from threadkeep.storage.s3_bucket import Version
 from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing
 
@@ -33,22 +33,35 @@ class S3ColdStore(S3Base):
         except (ConditionFailed, ObjectMissing) as error:
             raise ArchiveMoved(key) from error
 
+    def put_back(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, over: StoredObject | None) -> StoredObject:
+        return self.put(ref, body, meta=meta, based_on=over.etag if over else None)
+
     def head(self, ref: ThreadRef) -> StoredObject | None:
         return self.bucket.head(self.keys.thread(ref))
 
     def get(self, ref: ThreadRef) -> tuple[StoredObject, bytes] | None:
-        return self.bucket.get(self.keys.thread(ref))
+        return self._get(ref, self.keys.thread(ref))
 
-    def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
+    def earlier(self, ref: ThreadRef) -> Iterator[tuple[StoredObject, bytes]]:
+        key = self.keys.thread(ref)
+        old = [version for version in self.bucket.versions(key) if version.key == key and not version.latest]
+        for version in sorted(old, key=lambda version: -version.modified):
+            if version.etag and (found := self._thawed(key, version.version_id)):
+                yield found
+
+    def purge_history(self, ref: ThreadRef, *, keep: str, announce: Announce = unannounced) -> int:
         """As the port says, and never the current version, whatever its ETag: it may be a successor's."""
         key = self.keys.thread(ref)
 
         def old(version: Version) -> bool:
             return version.key == key and not version.latest and version.etag != keep
 
-        return self.bucket.purge(key, old) + self._purge_v1(ref)
+        return self.bucket.purge(key, old, announce)
 
-    def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
-        for item in self.bucket.listing(self.keys.listing(namespace)):
+    def scan(
+        self, namespace: str | None = None, *, after: ThreadRef | None = None
+    ) -> Iterator[tuple[ThreadRef, StoredObject]]:
+        behind = self.keys.thread(after) if after else ""
+        for item in self.bucket.listing(self.keys.listing(namespace), after=behind):
             if ref := self.keys.thread_of(item.key):
                 yield ref, item

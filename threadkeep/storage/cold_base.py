@@ -1,15 +1,19 @@
 """What both layouts of the archive share: `conflicts/`, the keys of zeitlich, the probe."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Self
 
 from pydantic import SecretStr
 
 from threadkeep.config import Settings
+from threadkeep.errors import ArchiveCorrupt, ArchiveFrozen
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_keys import ColdKeys, v1_keys
 from threadkeep.storage.cold_probe import probed
-from threadkeep.storage.ports import ColdFacts
+from threadkeep.storage.limits import ReadLimits
+from threadkeep.storage.ports import Announce, ColdFacts, unannounced
 from threadkeep.storage.s3_bucket import S3Bucket, WritePolicy
 from threadkeep.storage.s3_client import LazyClient, S3Access
 
@@ -17,23 +21,36 @@ from threadkeep.storage.s3_client import LazyClient, S3Access
 class S3Base(ABC):
     """The part of the `ColdStore` port that does not depend on where a thread's own object lies."""
 
-    def __init__(self, bucket: S3Bucket, keys: ColdKeys) -> None:
+    def __init__(self, bucket: S3Bucket, keys: ColdKeys, *, most: int | None = None) -> None:
+        """Over a bucket; objects of more than `most` bytes are not read."""
         self.bucket = bucket
         self.keys = keys
+        self._most = most
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The store that the settings describe. Nothing is connected yet."""
-        return cls(S3Bucket(LazyClient(_access(settings)), _policy(settings)), ColdKeys(settings.s3_prefix))
+        bucket = S3Bucket(LazyClient(_access(settings)), _policy(settings))
+        return cls(bucket, ColdKeys(settings.s3_prefix), most=ReadLimits.of(settings).object)
 
     @abstractmethod
     def head(self, ref: ThreadRef) -> StoredObject | None: ...
 
     def get_v1(self, ref: ThreadRef) -> tuple[str, bytes] | None:
         for key in v1_keys(self.keys.prefix, ref):
-            if found := self.bucket.get(key):
+            if found := self._get(ref, key):
                 return key, found[1]
         return None
+
+    def _get(self, ref: ThreadRef, key: str) -> tuple[StoredObject, bytes] | None:
+        return self.bucket.get(key, most=self._most, thread=str(ref))
+
+    def _thawed(self, key: str, version_id: str | None = None) -> tuple[StoredObject, bytes] | None:
+        """An object of the past; None where it has gone, cannot be read by its storage class, or is larger than any."""
+        try:
+            return self.bucket.get(key, version_id=version_id, most=self._most)
+        except (ArchiveFrozen, ArchiveCorrupt):
+            return None
 
     def set_aside(self, ref: ThreadRef, *, etag: str) -> str | None:
         stored = self.head(ref)
@@ -52,18 +69,35 @@ class S3Base(ABC):
         listed = sorted(item.key for item in self.bucket.listing(self.keys.conflicts(ref)))
         return [stored for key in listed if (stored := self.bucket.head(key))]
 
-    def purge_conflicts(self, ref: ThreadRef) -> int:
-        return self.bucket.purge(self.keys.conflicts(ref), lambda version: True)  # noqa: ARG005  # all of them
+    def threads_aside(self) -> Iterator[ThreadRef]:
+        listed = self.bucket.listing(self.keys.all_conflicts())
+        for ref, _ in groupby(self.keys.conflict_of(item.key) for item in listed):
+            if ref is not None:
+                yield ref
+
+    def purge_conflicts(self, ref: ThreadRef, *, announce: Announce = unannounced) -> int:
+        return self.bucket.purge(self.keys.conflicts(ref), lambda version: True, announce)  # noqa: ARG005  # all of them
+
+    def purge_v1(self, ref: ThreadRef, *, announce: Announce = unannounced) -> int:
+        keys, gone = v1_keys(self.keys.prefix, ref), 0
+        for key in keys:
+            before = gone
+            gone += self.bucket.purge(
+                key,
+                lambda version: version.key in keys,
+                lambda number: announce(before + number),  # noqa: B023
+            )
+        return gone
+
+    def purge_late(self, ref: ThreadRef, *, before: int) -> int:
+        bound = self.keys.conflict(ref, before, "")
+        return self.bucket.purge(self.keys.conflicts(ref), lambda version: version.key < bound)
 
     def probe(self) -> ColdFacts:
         return probed(self.bucket, self.keys.probe())
 
     def close(self) -> None:
         self.bucket.close()
-
-    def _purge_v1(self, ref: ThreadRef) -> int:
-        keys = v1_keys(self.keys.prefix, ref)
-        return sum(self.bucket.purge(key, lambda version: version.key in keys) for key in keys)
 
 
 def _access(settings: Settings) -> S3Access:

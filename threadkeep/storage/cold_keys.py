@@ -45,6 +45,14 @@ class ColdKeys:
     def revision(self, ref: ThreadRef, rev: int, attempt: str) -> str:
         return f"{self.revisions(ref)}{_stamped(rev, attempt)}"
 
+    def behind_revisions(self, ref: ThreadRef) -> str:
+        """Sorts behind all revisions of a thread, which start with digits."""
+        return f"{self.revisions(ref)}:"
+
+    def all_conflicts(self) -> str:
+        """What the keys of all that lies aside start with; threads of a namespace called so do, too."""
+        return f"{self.prefix}/conflicts/"
+
     def conflicts(self, ref: ThreadRef) -> str:
         """What the keys of all that lies aside for a thread start with, and no other key does."""
         return f"{self.prefix}/conflicts/{ref.member}/"
@@ -74,8 +82,16 @@ class ColdKeys:
         """Thread, rev and attempt of a revision's key; None for every other kind of key."""
         match self._segments(key):
             case [namespace, thread_id, name] if stamp := _REVISION.fullmatch(name):
-                if ref := _decoded(namespace, thread_id):
-                    return ref, int(stamp[1]), unquote(stamp[2])
+                ref, rev, attempt = _decoded(namespace, thread_id), int(stamp[1]), unquote(stamp[2])
+                if ref is not None and self.revision(ref, rev, attempt) == key:
+                    return ref, rev, attempt
+        return None
+
+    def conflict_of(self, key: str) -> ThreadRef | None:
+        """The thread for which the object of this key lies aside; None for every other kind of key."""
+        match self._segments(key):
+            case ["conflicts", namespace, thread_id, _]:
+                return _decoded(namespace, thread_id)
         return None
 
     def _segments(self, key: str) -> list[str]:
@@ -85,10 +101,14 @@ class ColdKeys:
         return key[len(start) : -len(SUFFIX)].split("/")
 
 
-def v1_keys(prefix: str, ref: ThreadRef) -> tuple[str, str]:
-    """Where zeitlich 0.2 put a thread: with gzip, and without. Raw text, no slashes at the ends of a part."""
-    parent = (prefix, ref.namespace)
-    return _joined(*parent, f"{ref.thread_id}.json.gz"), _joined(*parent, f"{ref.thread_id}.json")
+def v1_keys(prefix: str, ref: ThreadRef) -> list[str]:
+    """Where zeitlich 0.2 put a thread: with gzip, and without. Raw text, no slashes at the ends of a part.
+
+    None that a store, or a proxy before it, might resolve to another place, since ids may hold `..` between slashes.
+    """
+    names = (f"{ref.thread_id}.json.gz", f"{ref.thread_id}.json")
+    keys = [_joined(prefix, ref.namespace, name) for name in names]
+    return [key for key in keys if not any(segment in {".", ".."} for segment in key.split("/"))]
 
 
 def unkeepable(key: str) -> bool:

@@ -4,13 +4,15 @@ Bulk never passes through a script: it is staged under keys of its own, which on
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self
 
 from threadkeep.config import Settings
+from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.hot_keys import PIECE_BYTES, ThreadKeys
+from threadkeep.storage.hot_remains import Remains
 from threadkeep.storage.link import Command, Link
 
 INLINE_BYTES: Final = 256 * 1024
@@ -45,22 +47,41 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What is here: a head, or the ticket of a hydrate and what it was told."""
+    """What is here: a head, or the ticket of a hydrate and what it was told.
+
+    Attributes:
+        floor: Revision of the tombstone on whose strength `absent` was told; 0 if there was none.
+        remains: What is left of a thread that is not whole.
+    """
 
     status: Literal["here", "absent", "erasing"]
     head: Head | None = None
     ticket: str = ""
     verdict: str = ""
     reason: str = ""
+    floor: int = 0
+    remains: Remains | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Outcome of asking for a hydrate; `enqueue` means that the caller publishes the task with `token`."""
+    """Outcome of asking for a hydrate; `enqueue` means that the caller publishes the task with `token`.
 
-    status: Literal["present", "enqueue", "asked", "absent", "erasing"]
+    `lost` is said once, to whoever asks first: see `Loss`.
+    """
+
+    status: Literal["present", "enqueue", "asked", "absent", "lost", "erasing"]
     ticket: str = ""
     token: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Outcome of giving a lease back, and the thread's revision if it is here: lower than told if Redis fell back."""
+
+    status: Literal["enqueue", "coalesced", "clean", "fenced", "absent", "erasing"]
+    rev: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +90,38 @@ class Created:
 
     status: Literal["ok", "exists", "stale", "unstaged", "erasing"]
     head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erasing:
+    """Outcome of marking an erasure; all but `status` tell of the mark that stands now.
+
+    Attributes:
+        status: `marked`; `under_way` where another request's mark was found; `newer` where the thread was born after
+            `upto`; `done` where this request is complete.
+        mark: Names this very mark: another one of the same request, set after it was lost, is called otherwise.
+        upto: Revision up to which a thread is meant.
+        rev: What the tombstone's revision must reach.
+        standing: Whether the mark is there since the request was made, without a break: nothing was created meanwhile.
+        noted: What was removed so far, as small numbers by name.
+    """
+
+    status: Literal["marked", "under_way", "newer", "done"]
+    request: str = ""
+    mark: str = ""
+    upto: int = 0
+    rev: int = 0
+    standing: bool = False
+    noted: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, status: bytes, flat: Sequence[bytes]) -> Self:
+        """From the flat field-value list that the script returns."""
+        fields = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+        request, mark, standing = (fields.pop(name, "") for name in ("request", "mark", "standing"))
+        numbers = {name: int(value) for name, value in fields.items()}
+        upto, rev = numbers.pop("upto", 0), numbers.pop("rev", 0)
+        return cls(status.decode(), request, mark, upto, rev, standing == "1", numbers)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +175,13 @@ class HotTier:
         """Keep a lease alive; False if it was lost."""
         return bool(await self.call("renew", ref, [token, self._lease_ms]) == b"ok")
 
-    async def release(self, ref: ThreadRef, token: str, mode: FlushMode, flush_token: str) -> str:
-        """Give the lease back and mark the flush: `enqueue`, `coalesced`, `clean`, `absent`, `fenced` or `erasing`."""
-        reply = await self.call("release", ref, [token, mode, flush_token, self._ms(self._settings.marker_seconds)])
-        return str(reply.decode())
+    async def release(
+        self, ref: ThreadRef, token: str, mode: FlushMode, flush_token: str, *, told: int = 0
+    ) -> Released:
+        """Give the lease back and mark the flush, which follows in any case if the thread is older than rev `told`."""
+        args = [token, mode, flush_token, self._ms(self._settings.marker_seconds), told]
+        status, *rest = await self.call("release", ref, args)
+        return Released(status.decode(), int(rest[0]) if rest else None)
 
     # --- requests, coalesced ----------------------------------------------------------------------------------------
 
@@ -137,10 +193,15 @@ class HotTier:
     async def ask(self, ref: ThreadRef, *, keep: float) -> Asked:
         """Ask for a hydrate; a copy restored for it is kept for `keep` seconds from now."""
         token = fresh_mark()
-        again = self._ms(self._settings.ask_again) - 50
+        again = max(0, self._ms(self._settings.ask_again) - 50)
         args = [fresh_mark(), token, self._ticket_ms, again, self._ms(keep)]
         status, *rest = await self.call("ask", ref, args)
-        return Asked(status.decode(), rest[0].decode() if rest else "", token)
+        ticket, reason = (*(part.decode() for part in rest), "", "")[:2]
+        return Asked(status.decode(), ticket, token, reason)
+
+    async def heard(self, ref: ThreadRef, ticket: str) -> None:
+        """Somebody who waited was told what was lost."""
+        await self.call("heard", ref, [ticket, self._ticket_ms])
 
     async def withdraw(self, ref: ThreadRef, what: Literal["flush", "hydrate"], token: str) -> None:
         """Take a request's marker back, because its message could not be published."""
@@ -153,7 +214,10 @@ class HotTier:
         status, *rest = await self.call("look", ref, [])
         if status == b"here":
             return Looked("here", Head.parse(rest))
-        return Looked(status.decode(), None, *(part.decode() for part in rest))
+        if status == b"erasing":
+            return Looked("erasing")
+        ticket, verdict, reason, floor = (part.decode() for part in rest[:4])
+        return Looked("absent", None, ticket, verdict, reason, int(floor), Remains.parse(rest[4:]))
 
     async def clock(self, ref: ThreadRef) -> int:
         """The clock of the server that holds a thread, in Unix microseconds: what its revisions are counted in."""
@@ -163,17 +227,24 @@ class HotTier:
         """A consistent copy of a thread, leased or not; None if it is not here.
 
         Appends may go on meanwhile: what was there when the reading began is returned.
+
+        Raises:
+            ArchiveCorrupt: the head does not describe what is here.
         """
+        before = ""
         while (seen := await self.look(ref)).head is not None:
             copy = await self.copy(ref, seen.head, with_ids=with_ids)
             if copy is not None:
                 return copy
+            if seen.head.gen == before:  # nothing but a new gen can have been in the way
+                raise ArchiveCorrupt(str(ref), f"{ref} in Redis", "it is not as long as its head says")
+            before = seen.head.gen
         return None
 
     async def copy(self, ref: ThreadRef, head: Head, *, with_ids: bool = False) -> Contents | None:
         """The base and tail that `head` counts; None if the thread changed otherwise than by growing meanwhile."""
-        base = b"".join([piece async for piece in self._base(ref, head.pieces)])
-        tail = [record async for record in self._log(ref, head)]
+        base = await self.base(ref, head.pieces)
+        tail = await self.log(ref, head)
         ids = (await self.ids(ref))[: 16 * head.count] if with_ids else b""
         gen, base_count = await self.link.run("HMGET", self.keys(ref).head, "gen", "base_count")
         if gen is None or gen.decode() != head.gen or int(base_count) != head.base_count:
@@ -181,6 +252,14 @@ class HotTier:
         if len(base) != head.base_bytes or len(tail) != head.tail_count:
             return None
         return Contents(head, base, tail, ids)
+
+    async def base(self, ref: ThreadRef, pieces: int) -> bytes:
+        """The base as it is now, whole or not."""
+        return b"".join([piece async for piece in self._base(ref, pieces)])
+
+    async def log(self, ref: ThreadRef, head: Head) -> list[bytes]:
+        """The records behind the base as they are now."""
+        return [record async for record in self._log(ref, head)]
 
     async def ids(self, ref: ThreadRef, start: int = 0) -> bytes:
         """16-byte hashes of the message ids from the `start`-th on."""
@@ -190,15 +269,19 @@ class HotTier:
             at += len(page)
         return b"".join(pages)
 
-    async def mark_erasing(self, ref: ThreadRef, request: str) -> int:
+    async def mark_erasing(self, ref: ThreadRef, request: str) -> Erasing:
         """Begin an erasure of all that there is now: Redis forgets it, and nothing comes back until it is complete.
 
-        Durable: should the task's message be lost, the sweep queues it again. Returns the revision up to which a thread
-        is meant.
+        Durable: should the task's message be lost, the sweep queues it again. Safe to repeat. One that is `under_way`
+        already, and has been since it was asked for, removes all that this request means.
         """
-        erased = self.keys(ref).erased(request)
-        _, _, upto = await self.call("erase_mark", ref, [request, ""], staging=[erased])
-        return int(upto)
+        return await self.mark(ref, request, upto=0)
+
+    async def mark(self, ref: ThreadRef, request: str, *, upto: int) -> Erasing:
+        """Begin or resume an erasure of what was born up to `upto`; 0 where the request is made by this call."""
+        args, erased = [request, upto or ""], self.keys(ref).erased(request)
+        status, *rest = await self.call("erase_mark", ref, args, staging=[erased])
+        return Erasing.parse(status, rest)
 
     async def receipt(self, ref: ThreadRef, request: str) -> str | None:
         """What a completed erasure recorded under its request."""
@@ -221,30 +304,34 @@ class HotTier:
         *,
         checked: int,
         fields: Sequence[Any] = (),
+        told: int = 0,
     ) -> Written:
         """Add records whose ids are known to be absent among the first `checked` messages, and set fields of the head.
 
-        All of it or nothing. `known` means that one of the ids was added since: look at it, then decide.
+        All of it or nothing. `known` means that one of the ids was added since: look at it, then decide. Of this and of
+        every write, `behind` means that the thread is older than rev `told`: Redis fell back.
         """
         size = sum(map(len, records)) + len(records)
-        args = [token, self._lease_ms, checked, len(records), size, ids, len(fields), *fields]
+        args = [token, self._lease_ms, told, checked, len(records), size, ids, len(fields), *fields]
         if size <= INLINE_BYTES:
             return _written(await self.call("append", ref, [*args, *records]))
         staged = self.keys(ref).staging(fresh_mark())[1]
         await self.link.batch(self._push(staged, records))
         return _written(await self.call("append", ref, args, staging=[staged]))
 
-    async def save(self, ref: ThreadRef, token: str, fields: Sequence[Any]) -> Written:
+    async def save(self, ref: ThreadRef, token: str, fields: Sequence[Any], *, told: int = 0) -> Written:
         """Set the head's `state` or `labels`; pairs of a name and a value."""
-        return _written(await self.call("save", ref, [token, self._lease_ms, *fields]))
+        return _written(await self.call("save", ref, [token, self._lease_ms, told, *fields]))
 
-    async def truncate(self, ref: ThreadRef, token: str, head: Head, *, keep: int, cut_bytes: int, gen: str) -> Written:
+    async def truncate(
+        self, ref: ThreadRef, token: str, head: Head, *, keep: int, cut_bytes: int, gen: str, told: int = 0
+    ) -> Written:
         """Keep the first `keep` messages; the cut lies in the log."""
-        args = [token, self._lease_ms, head.gen, gen, keep, cut_bytes]
+        args = [token, self._lease_ms, head.gen, gen, keep, cut_bytes, told]
         return _written(await self.call("truncate", ref, args))
 
     async def rewrite(
-        self, ref: ThreadRef, token: str, head: Head, parts: Parts, *, gen: str, anew: bool = False
+        self, ref: ThreadRef, token: str, head: Head, parts: Parts, *, gen: str, anew: bool = False, told: int = 0
     ) -> Written:
         """Put other messages in the place of all; `anew` makes it another thread, born now, on the same archive."""
         staging = self.keys(ref).staging(fresh_mark())
@@ -259,6 +346,7 @@ class HotTier:
             parts.base_count,
             count,
             int(anew),
+            told,
             *parts.fields,
         ]
         return _written(await self.call("rewrite", ref, args, staging=staging))
@@ -282,12 +370,11 @@ class HotTier:
 
     async def stage_pieces(self, key: str, pieces: Sequence[bytes]) -> None:
         """Stage pieces, each of which is a command of its own."""
-        commands: list[Command] = [("RPUSH", key, piece) for piece in pieces]
-        await self.link.batch([*commands, ("PEXPIRE", key, STAGING_MS)])
+        await self.link.batch(_staged(key, [("RPUSH", key, piece) for piece in pieces]))
 
     async def stage_ids(self, key: str, ids: bytes) -> None:
         """Stage the hashes of message ids."""
-        await self.link.batch([*(("APPEND", key, page) for page in cut(ids)), ("PEXPIRE", key, STAGING_MS)])
+        await self.link.batch(_staged(key, [("APPEND", key, page) for page in cut(ids)]))
 
     async def _stage(self, staging: Sequence[str], parts: Parts) -> None:
         base, log, ids = staging
@@ -309,7 +396,7 @@ class HotTier:
             page.append(record)
             size += len(record)
         commands.append(("RPUSH", key, *page))
-        return [*commands, ("PEXPIRE", key, STAGING_MS)]
+        return _staged(key, commands)
 
     async def _base(self, ref: ThreadRef, pieces: int) -> AsyncIterator[bytes]:
         for at in range(0, pieces, 4):
@@ -336,6 +423,11 @@ class HotTier:
     @staticmethod
     def _ms(seconds: float) -> int:
         return int(seconds * 1000)
+
+
+def _staged(key: str, commands: Sequence[Command]) -> list[Command]:
+    """What stages a key, however often it is sent: after a broken connection that is unknown."""
+    return [("UNLINK", key), *commands, ("PEXPIRE", key, STAGING_MS)]
 
 
 def cut(data: bytes) -> list[bytes]:

@@ -1,6 +1,6 @@
 """What an operator wants to know of Redis itself, and of the hot threads as a whole."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -15,16 +15,18 @@ HEADS_AT_ONCE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class RedisFacts:
-    """What a server says of itself; None where it does not tell.
+    """What a server says of itself, or the primaries of a cluster together; None where they do not tell.
 
     Attributes:
         server: `redis` or `valkey`.
         version: Of the server.
-        policy: What it does when memory is full, such as `noeviction`.
+        policy: What it does when memory is full, such as `noeviction`; the most dangerous one of a cluster.
         max_memory: Bytes; 0 for no limit.
         used_memory: Bytes.
         append_only: Whether it keeps an append-only file.
         cluster: Whether it is part of a cluster.
+        primaries: Servers that take writes.
+        alone: How many of them have no replica.
     """
 
     server: str
@@ -34,6 +36,8 @@ class RedisFacts:
     used_memory: int
     append_only: bool | None
     cluster: bool
+    primaries: int = 1
+    alone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +61,18 @@ class HotFacts:
 
 async def redis_facts(link: Link) -> RedisFacts:
     """From INFO alone, since managed services forbid CONFIG."""
-    told = await link.run("INFO")
-    if told and isinstance(next(iter(told.values())), Mapping):  # a cluster's client asks every node
-        told = next(iter(told.values()))
-    valkey = "valkey_version" in told
+    told = await link.info()
+    valkey = "valkey_version" in told[0]
     return RedisFacts(
         server="valkey" if valkey else "redis",
-        version=str(told.get("valkey_version" if valkey else "redis_version", "?")),
-        policy=told.get("maxmemory_policy"),
-        max_memory=int(told.get("maxmemory", 0)),
-        used_memory=int(told.get("used_memory", 0)),
-        append_only=bool(told["aof_enabled"]) if "aof_enabled" in told else None,
-        cluster=bool(told.get("cluster_enabled")),
+        version=str(told[0].get("valkey_version" if valkey else "redis_version", "?")),
+        policy=_worst([each["maxmemory_policy"] for each in told if "maxmemory_policy" in each]),
+        max_memory=sum(int(each.get("maxmemory", 0)) for each in told),
+        used_memory=sum(int(each.get("used_memory", 0)) for each in told),
+        append_only=all(each["aof_enabled"] for each in told) if "aof_enabled" in told[0] else None,
+        cluster=bool(told[0].get("cluster_enabled")),
+        primaries=len(told),
+        alone=sum(not each.get("connected_slaves") for each in told),
     )
 
 
@@ -109,3 +113,7 @@ async def _heads(hot: HotTier, members: Sequence[ThreadRef]) -> AsyncIterator[tu
             some, await hot.link.batch([("HMGET", hot.keys(ref).head, *fields) for ref in some]), strict=True
         ):
             yield ref, found
+
+
+def _worst(policies: Sequence[str]) -> str | None:
+    return min(policies, key=lambda policy: not policy.startswith("allkeys-"), default=None)

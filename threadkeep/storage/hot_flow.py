@@ -1,18 +1,24 @@
 """The hot tier as workers use it: what a flush, a hydrate, an erase and the sweep do to a thread in Redis."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
-from threadkeep.errors import StoreFull
+from threadkeep.errors import InvalidThreadId, StoreFull
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
-from threadkeep.storage.hot import HotTier
+from threadkeep.storage.hot import Erasing, HotTier
 from threadkeep.storage.hot_head import Head, base_fields
-from threadkeep.storage.hot_keys import all_shards, index_key, owed_key, tries_key
+from threadkeep.storage.hot_keys import all_shards, graves_key, index_key, owed_key, tries_key
+from threadkeep.storage.hot_remains import Loss, Remains
+
+log = logging.getLogger(__name__)
 
 VERDICT_MS: Final = 10_000
 """How long a verdict is believed by those who come later."""
+LOST_MS: Final = 30 * 86_400_000
+"""How long a loss that nobody has asked about yet waits for somebody who does."""
 ANSWER_MS: Final = 30_000
 ERASED_MS: Final = 30 * 86_400_000
 """How long an erase request's completion is remembered."""
@@ -49,13 +55,19 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class HydrateStart:
-    """What a hydrate found; `epoch` vanishes with the shard's memory."""
+    """What a hydrate found; `epoch` vanishes with the shard's memory.
 
-    status: Literal["present", "go", "set_aside", "erasing"]
+    Attributes:
+        status: `untold` where something was lost, and nobody has asked for the thread since: whoever does is told.
+        remains: What is left of a thread that is not whole.
+    """
+
+    status: Literal["present", "go", "untold", "set_aside", "erasing"]
     epoch: str = ""
     ticket: str = ""
     head: Head | None = None
     deaths: int = 0
+    remains: Remains | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,15 @@ class Restorable:
     ids: bytes
     rev: int
     archived: int
+    fields: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """A base and the ids of all messages, for a thread whose head and log are whole; pairs for the head."""
+
+    pieces: Sequence[bytes]
+    ids: bytes
     fields: Sequence[Any]
 
 
@@ -107,7 +128,7 @@ class SealedFlush:
 class Lapsed:
     """What the sweep found behind one member of the index."""
 
-    status: Literal["hot", "fading", "dropped", "erasing"]
+    status: Literal["hot", "fading", "dropped", "broken", "erasing"]
     head: Head | None = None
     request: str = ""
     upto: int = 0
@@ -203,9 +224,20 @@ class TierFlow:
         return status.decode(), never == b"1"
 
     async def adopt(self, ref: ThreadRef, attempt: str, stored: StoredObject) -> bool:
-        """Continue from a stored object that was kept aside; False if the thread moved on without this attempt."""
-        rev = stored.meta.rev if stored.meta else 0
-        return bool(await self.hot.call("adopt", ref, [attempt, stored.etag, rev]) == b"ok")
+        """Continue from an object that was kept aside, or a tombstone; False if the thread moved on meanwhile."""
+        rev, buried = (stored.meta.rev, stored.meta.tombstone) if stored.meta else (0, False)
+        return bool(await self.hot.call("adopt", ref, [attempt, stored.etag, rev, int(buried)]) == b"ok")
+
+    async def distrust(self, ref: ThreadRef, head: Head, etag: str) -> bool:
+        """Have a thread's copy archived anew over a damaged object; False if the thread changed since it was read.
+
+        Args:
+            ref: The thread.
+            head: The copy's, as it was read and found whole.
+            etag: Of the damaged object, which the next flush replaces; empty if there is none.
+        """
+        args = [head.gen, head.rev, fresh_mark(), etag]
+        return bool((await self.hot.call("distrust", ref, args))[0] == b"ok")
 
     # --- hydrate ----------------------------------------------------------------------------------------------------
 
@@ -218,11 +250,11 @@ class TierFlow:
             case b"present":
                 return HydrateStart("present", rest[0].decode(), head=Head.parse(rest[1:]))
             case b"go":
-                return HydrateStart("go", rest[0].decode(), rest[1].decode())
+                return HydrateStart("go", rest[0].decode(), rest[1].decode(), remains=Remains.parse(rest[2:]))
             case b"set_aside":
                 return HydrateStart("set_aside", ticket=rest[1].decode(), deaths=int(rest[0]))
             case _:
-                return HydrateStart("erasing")
+                return HydrateStart(status.decode())
 
     async def restore(self, ref: ThreadRef, ticket: str, copy: Restorable) -> Restored:
         """Stage a copy and bring it in, if the ticket still stands."""
@@ -237,9 +269,47 @@ class TierFlow:
         status, *rest = await self.hot.call("restore", ref, args, staging=staging)
         return Restored(status.decode(), *(int(part) for part in rest))
 
-    async def tell(self, ref: ThreadRef, ticket: str, verdict: Literal["absent", "failed"], reason: str = "") -> bool:
-        """Tell those who wait that nothing comes; False if the ticket is gone."""
-        return bool(await self.hot.call("verdict", ref, [ticket, verdict, reason, VERDICT_MS]) == b"told")
+    async def mend(self, ref: ThreadRef, ticket: str, found: Head, mending: Mending) -> str:
+        """Make a thread whole again, if it still is as it was found and the ticket still stands.
+
+        Returns:
+            `mended`, `present`, `refused`, `moved`, `unstaged` or `erasing`.
+        """
+        gen = fresh_mark()
+        staging = self.hot.keys(ref).staging(gen)
+        if mending.pieces:
+            await self.hot.stage_pieces(staging[0], mending.pieces)
+        if mending.ids:
+            await self.hot.stage_ids(staging[2], mending.ids)
+        args = [ticket, gen, found.gen, found.rev, len(mending.pieces), *mending.fields]
+        (status,) = await self.hot.call("mend", ref, args, staging=staging)
+        return str(status.decode())
+
+    async def tell(
+        self,
+        ref: ThreadRef,
+        ticket: str,
+        verdict: Literal["absent", "failed"],
+        reason: str = "",
+        *,
+        floor: int = 0,
+        remains: Literal["stays", "shelved"] = "stays",
+    ) -> bool:
+        """Tell those who wait that nothing comes; False if the ticket is gone.
+
+        What is then created is born after `floor`, the revision of the tombstone that was found. Of a thread that is
+        half here nothing is removed; the sweep leaves it alone once it is `shelved`.
+        """
+        args = [ticket, verdict, reason, VERDICT_MS, floor, remains]
+        return bool(await self.hot.call("verdict", ref, args) == b"told")
+
+    async def tell_lost(self, ref: ThreadRef, ticket: str, loss: Loss) -> bool:
+        """Remove what is left of a thread, and tell whoever waits or comes first what was lost; False as for `tell`."""
+        return bool(await self.hot.call("verdict", ref, [ticket, "lost", str(loss), LOST_MS, 0, "goes"]) == b"told")
+
+    async def loss_noted(self, ref: ThreadRef) -> None:
+        """That Redis fell back under a session has been noted."""
+        await self.hot.link.run("HDEL", self.hot.keys(ref).head, "lost")
 
     # --- runs that do not end ---------------------------------------------------------------------------------------
 
@@ -257,8 +327,9 @@ class TierFlow:
         async for replies in self._per_shard("HGETALL", tries_key):
             for flat in replies:
                 for field, run in _pairs(flat):
-                    kind, _, member = field.decode().partition("|")
-                    yield kind, ThreadRef.from_member(member), int(run.split()[0])
+                    kind, _, member = field.decode(errors="replace").partition("|")
+                    if ref := _thread_of(member):
+                        yield kind, ref, int(run.split()[0])
 
     # --- questions --------------------------------------------------------------------------------------------------
 
@@ -275,42 +346,63 @@ class TierFlow:
 
     async def claim_sweep(self, slot: int, seconds: float) -> bool:
         """Whether this sweep is the first one of its time slot, under any number of beats."""
-        key = f"{self._settings.key_prefix}:sweep:{slot}"
-        return bool(await self.hot.link.run("SET", key, "1", "NX", "EX", max(1, int(seconds))))
+        return await self.claim("sweep", slot, seconds)
+
+    async def claim(self, work: str, slot: int, seconds: float, *, run: str = "") -> bool:
+        """Whether this run of periodic work is the first one of its time slot, or `run` names the first one."""
+        key = f"{self._settings.key_prefix}:{work}:{slot}"
+        if await self.hot.link.run("SET", key, run, "NX", "EX", max(1, int(seconds))):
+            return True
+        return bool(run) and bool(await self.hot.link.run("GET", key) == run.encode())
 
     async def index(self) -> AsyncIterator[ThreadRef]:
         """Every thread of the index, shard by shard."""
         async for replies in self._per_shard("ZRANGE", index_key, 0, -1):
             for members in replies:
                 for member in members:
-                    yield ThreadRef.from_member(member.decode())
+                    if ref := _thread_of(member.decode(errors="replace")):
+                        yield ref
 
     async def owe(self, ref: ThreadRef) -> None:
         """Remember that the catalog is still to be told about a thread."""
-        await self.hot.link.run("SADD", owed_key(self._settings.key_prefix, ref.shard), ref.member)
+        await self.hot.call("owe", ref, [])
 
     async def owed(self) -> AsyncIterator[ThreadRef]:
         """Every thread that the catalog is still to be told about."""
-        async for replies in self._per_shard("SMEMBERS", owed_key):
+        await self._date_debts()
+        async for replies in self._per_shard("ZRANGE", owed_key, 0, -1):
             for members in replies:
                 for member in members:
-                    yield ThreadRef.from_member(member.decode())
+                    if ref := _thread_of(member.decode(errors="replace")):
+                        yield ref
 
-    async def paid(self, ref: ThreadRef) -> None:
-        """The catalog has been told."""
-        await self.hot.link.run("SREM", owed_key(self._settings.key_prefix, ref.shard), ref.member)
+    async def paid(self, ref: ThreadRef, stamp: int) -> None:
+        """The catalog has been told how things stood at `stamp`, in Redis's microseconds; a later debt stays."""
+        await self.hot.call("paid", ref, [stamp])
+
+    async def _date_debts(self) -> None:
+        """Sets of an earlier version become sorted sets at the first debt that is added."""
+        kinds = [kind async for replies in self._per_shard("TYPE", owed_key) for kind in replies]
+        for shard, kind in enumerate(kinds):
+            if kind == b"set":
+                member = await self.hot.link.run("SRANDMEMBER", owed_key(self._settings.key_prefix, shard))
+                if ref := _thread_of(member.decode(errors="replace")):
+                    await self.owe(ref)
 
     async def hot_count(self) -> int:
         return sum([sum(replies) async for replies in self._per_shard("ZCARD", index_key)])
 
     async def lapse(self, ref: ThreadRef) -> Lapsed:
-        """Take an ended lease away, let what is clean fade, drop what is gone from the index."""
+        """Take an ended lease away, let what is clean fade, drop what is gone from the index.
+
+        What is `broken` stays there: it is not whole, and may have held what the archive does not.
+        """
         status, *rest = await self.hot.call("lapse", ref, [])
         if status in (b"hot", b"fading"):
             return Lapsed(status.decode(), Head.parse(rest))
         if status == b"erasing":
             return Lapsed("erasing", None, rest[0].decode(), int(rest[1]))
-        return Lapsed("dropped")
+        return Lapsed(status.decode())
 
     async def drop_outdated(self, ref: ThreadRef, archived: int) -> bool:
         """Drop a cached copy that is older than revision `archived`, which the archive is known to hold."""
@@ -318,18 +410,48 @@ class TierFlow:
 
     # --- erase ------------------------------------------------------------------------------------------------------
 
-    async def erase_mark(self, ref: ThreadRef, request: str, upto: int) -> tuple[str, int]:
-        """`marked` and the revision of the erasure, `newer` (born after `upto`: spared), or `done` before."""
-        status, *rest = await self.hot.call("erase_mark", ref, [request, upto], staging=[self._erased(ref, request)])
-        return status.decode(), int(rest[0]) if rest else 0
+    async def erase_mark(self, ref: ThreadRef, request: str, upto: int) -> Erasing:
+        """Begin or resume an erasure of what was born up to `upto`; of all that there is now where that is 0."""
+        return await self.hot.mark(ref, request, upto=upto)
 
-    async def erase_unmark(self, ref: ThreadRef, request: str, receipt: str) -> bool:
-        """End the erasure; False if its mark had vanished, and all must be done again."""
-        args = [ERASED_MS, receipt]
-        return bool(await self.hot.call("erase_unmark", ref, args, staging=[self._erased(ref, request)]) == b"ok")
+    async def erase_note(self, ref: ThreadRef, erasing: Erasing, what: str, number: int) -> bool:
+        """Note what an erasure is about to remove, or has, the greater number stays; False if its mark is gone."""
+        return bool(await self.hot.call("erase_note", ref, [erasing.mark, what, number]) == b"ok")
+
+    async def erase_unmark(self, ref: ThreadRef, erasing: Erasing, receipt: str, *, buried: int) -> bool:
+        """End the erasure; False if its mark had vanished, and all must be done again.
+
+        Args:
+            ref: The thread.
+            erasing: What `erase_mark` told.
+            receipt: What it removed.
+            buried: Revision of the tombstone, 0 if there is none. The sweep has the grave looked at once more, when
+                whatever was under way has ended.
+        """
+        keys = [self._erased(ref, erasing.request), graves_key(self._settings.key_prefix, ref.shard)]
+        args = [erasing.mark, ERASED_MS, receipt, buried or "", 2 * self._run_ms]
+        return bool(await self.hot.call("erase_unmark", ref, args, staging=keys) == b"ok")
+
+    async def graves(self, due_ms: int) -> AsyncIterator[tuple[ThreadRef, int]]:
+        """Every erased thread that is to be looked at again by `due_ms`, with the revision of its tombstone."""
+        async for replies in self._per_shard("ZRANGEBYSCORE", graves_key, "-inf", due_ms):
+            for members in replies:
+                for grave in members:
+                    rev, _, member = grave.decode(errors="replace").partition(" ")
+                    if (ref := _thread_of(member)) and rev.isdecimal():
+                        yield ref, int(rev)
+
+    async def postpone_grave(self, ref: ThreadRef, rev: int, due_ms: int) -> None:
+        """Look at a grave at `due_ms` instead, if it still is to be looked at."""
+        key = graves_key(self._settings.key_prefix, ref.shard)
+        await self.hot.link.run("ZADD", key, "XX", due_ms, f"{rev} {ref.member}")
+
+    async def close_grave(self, ref: ThreadRef, rev: int) -> None:
+        """It was looked at."""
+        await self.hot.link.run("ZREM", graves_key(self._settings.key_prefix, ref.shard), f"{rev} {ref.member}")
 
     async def keep_receipt(self, ref: ThreadRef, request: str, receipt: str) -> None:
-        """Record that a request is complete without an erasure."""
+        """Record what became of a request, beside an erasure."""
         await self.hot.link.run("SET", self._erased(ref, request), receipt, "PX", ERASED_MS)
         await self.hot.link.run("PUBLISH", self.hot.keys(ref).channel, "erased")
 
@@ -368,3 +490,12 @@ def _pairs(flat: Any) -> list[tuple[bytes, bytes]]:
     if isinstance(flat, dict):
         return list(flat.items())
     return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _thread_of(member: str) -> ThreadRef | None:
+    """The thread of an index member; None, and a warning, for what is no thread's: it must not stop a sweep."""
+    try:
+        return ThreadRef.from_member(member)
+    except InvalidThreadId:
+        log.warning("a member of an index is no thread's", extra={"member": ascii(member)[:80]})
+        return None

@@ -1,11 +1,11 @@
 """The head of a hot thread as a value."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from threadkeep.model import JsonObject, Seal, ThreadRef, ThreadStat, dump_json
+from threadkeep.errors import ArchiveCorrupt
+from threadkeep.model import JsonObject, Seal, ThreadRef, ThreadStat, checked_labels, dump_json, load_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Head:
         lease_until: When the lease ends, if there is one.
         dirty_since: When the thread last became dirty.
         active: The last change.
+        lost: `<told> <found>` where Redis fell back behind what a session was told, until a worker has noted it.
     """
 
     rev: int
@@ -52,6 +53,7 @@ class Head:
     active: int = 0
     flush_at: int = 0
     flush_mode: str = ""
+    lost: str = ""
 
     @property
     def dirty(self) -> bool:
@@ -61,18 +63,32 @@ class Head:
     def tail_count(self) -> int:
         return self.count - self.base_count
 
+    def lists(self, attempt: str) -> bool:
+        """Whether a flush of that attempt began here and has not settled."""
+        return any(listed.partition(":")[2] == attempt for listed in self.attempts.split())
+
     @classmethod
     def parse(cls, flat: Sequence[bytes]) -> Self:
-        """From the flat field-value list that scripts return."""
-        fields = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+        """From the flat field-value list that scripts return.
+
+        Raises:
+            ArchiveCorrupt: a field is not what the scripts write.
+        """
+        try:
+            return cls._parsed({name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)})
+        except (ValueError, TypeError):
+            raise ArchiveCorrupt("", "a thread's head in Redis", "it is malformed") from None
+
+    @classmethod
+    def _parsed(cls, fields: Mapping[str, bytes]) -> Self:
         known: dict[str, Any] = {}
         for name in _NUMBERS:
             known[name] = int(fields.get(name, b"0") or 0)
         for name in _STRINGS:
             known[name] = fields.get(name, b"").decode()
         known["codec"] = known["codec"] or "plain"
-        known["state"] = json.loads(fields["state"]) if fields.get("state") else None
-        known["labels"] = json.loads(fields["labels"]) if fields.get("labels") else {}
+        known["state"] = _object(fields["state"]) if fields.get("state") else None
+        known["labels"] = checked_labels(_object(fields["labels"])) if fields.get("labels") else {}
         known["forked_from"] = fields.get("forked_from", b"").decode() or None
         return cls(**known)
 
@@ -131,7 +147,14 @@ _NUMBERS = (
     "active",
     "flush_at",
 )
-_STRINGS = ("gen", "chain", "etag", "key", "attempts", "codec", "lease", "flush_mode")
+_STRINGS = ("gen", "chain", "etag", "key", "attempts", "codec", "lease", "flush_mode", "lost")
+
+
+def _object(text: bytes) -> JsonObject:
+    value = load_json(text)
+    if not isinstance(value, dict):
+        raise TypeError(type(value).__name__)
+    return value
 
 
 def identity_fields(

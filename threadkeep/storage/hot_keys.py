@@ -15,7 +15,7 @@ class ThreadKeys:
 
     `head` hash · `base` list of pieces · `log` list of records · `ids` 16 bytes a message · `ticket` hash of a hydrate
     under way · `index` zset of the shard's hot threads · `erasing` hash while an erase runs · `tries` hash of the
-    shard's runs that have not ended · `epoch` string that vanishes with the shard's memory · `owed` set of the shard's
+    shard's runs that have not ended · `epoch` string that vanishes with the shard's memory · `owed` zset of the shard's
     threads about which the catalog is still to be told.
     """
 
@@ -97,8 +97,13 @@ def index_key(prefix: str, shard: int) -> str:
 
 
 def owed_key(prefix: str, shard: int) -> str:
-    """Set of the shard's threads about which the catalog is still to be told."""
+    """Zset of the shard's threads about which the catalog is still to be told, by the time since when (µs)."""
     return f"{shard_prefix(prefix, shard)}owed"
+
+
+def graves_key(prefix: str, shard: int) -> str:
+    """Zset of the shard's graves that are to be looked at again: `<rev> <member>`, by the time when that is due."""
+    return f"{shard_prefix(prefix, shard)}graves"
 
 
 def tries_key(prefix: str, shard: int) -> str:

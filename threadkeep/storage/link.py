@@ -8,26 +8,28 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
-    ClusterError,
+    DataError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.retry import Retry
 
@@ -36,6 +38,11 @@ from threadkeep.errors import StoreFull, StoreRefused, StoreUnavailable, Threadk
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
+
+FAILURES: Final = (RedisError, UnicodeEncodeError)
+"""What a client raises: the latter for an argument that is no text that could be sent."""
+UNBOUNDED: Final = 2**31
+"""Connections; a pool of redis-py that is given no number stops at 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,14 @@ class Listener(Protocol):
     """A subscription to one channel."""
 
     async def wait(self, seconds: float) -> bool:
-        """True as soon as something was announced, False after `seconds` without."""
+        """True as soon as something was announced, or may have been unheard; False after `seconds` without."""
         ...
 
 
 class Link(Protocol):
-    """One Redis, Valkey or Redis Cluster.
+    """One Redis or Valkey, or a cluster of them (`threadkeep.storage.cluster`).
+
+    After a broken connection a command is sent again, and a batch as a whole: what is written must bear that.
 
     Raises (all methods):
         StoreUnavailable: no answer; a write may or may not have happened.
@@ -87,6 +96,10 @@ class Link(Protocol):
         """An async context manager that yields a `Listener`, subscribed on entry."""
         ...
 
+    async def info(self) -> Sequence[Mapping[str, Any]]:
+        """What each server that takes writes says of itself."""
+        ...
+
     async def pause(self, seconds: float) -> None: ...
 
     async def close(self) -> None: ...
@@ -103,7 +116,7 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class SyncLink:
-    """Blocking. Safe to share between threads; connections are made in the process that uses them."""
+    """Blocking, to one server. Safe to share between threads; connections are made in the process that uses them."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -113,7 +126,7 @@ class SyncLink:
     async def run(self, *command: Any) -> Any:
         try:
             return self._connected().commands.execute_command(*command)
-        except RedisError as error:
+        except FAILURES as error:
             raise mapped(error, str(command[0])) from error
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
@@ -122,7 +135,7 @@ class SyncLink:
                 for command in commands:
                     pipe.execute_command(*command)
                 return _sound(pipe.execute(raise_on_error=False))
-        except RedisError as error:
+        except FAILURES as error:
             raise mapped(error, "a batch of commands") from error
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -132,7 +145,7 @@ class SyncLink:
                 return client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
             except NoScriptError:
                 return client.execute_command("EVAL", body.text, len(keys), *keys, *args)
-        except RedisError as error:
+        except FAILURES as error:
             raise mapped(error, name) from error
 
     @asynccontextmanager
@@ -141,11 +154,14 @@ class SyncLink:
         try:
             try:
                 pubsub.subscribe(channel)
-            except RedisError as error:
+            except FAILURES as error:
                 raise mapped(error, "SUBSCRIBE") from error
             yield _SyncListener(pubsub)
         finally:
             pubsub.close()
+
+    async def info(self) -> Sequence[Mapping[str, Any]]:
+        return [await self.run("INFO")]
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251  a SyncLink blocks: that is what it is for
@@ -175,13 +191,13 @@ class _SyncListener:
             try:
                 if self.pubsub.get_message(timeout=left) is not None:
                     return True
-            except RedisError as error:
+            except FAILURES as error:
                 raise mapped(error, "waiting for news") from error
         return False
 
 
 class AsyncLink:
-    """For asyncio. Connections belong to the running loop; another loop gets its own."""
+    """For asyncio, to one server. Connections belong to the running loop; another loop gets its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -191,7 +207,7 @@ class AsyncLink:
     async def run(self, *command: Any) -> Any:
         try:
             return await self._connected().commands.execute_command(*command)
-        except RedisError as error:
+        except FAILURES as error:
             raise mapped(error, str(command[0])) from error
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
@@ -200,7 +216,7 @@ class AsyncLink:
                 for command in commands:
                     pipe.execute_command(*command)
                 return _sound(await pipe.execute(raise_on_error=False))
-        except RedisError as error:
+        except FAILURES as error:
             raise mapped(error, "a batch of commands") from error
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
@@ -210,7 +226,7 @@ class AsyncLink:
                 return await client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
             except NoScriptError:
                 return await client.execute_command("EVAL", body.text, len(keys), *keys, *args)
-        except RedisError as error:
+        except FAILURES as error:
             raise mapped(error, name) from error
 
     @asynccontextmanager
@@ -219,11 +235,14 @@ class AsyncLink:
         try:
             try:
                 await pubsub.subscribe(channel)
-            except RedisError as error:
+            except FAILURES as error:
                 raise mapped(error, "SUBSCRIBE") from error
             yield _AsyncListener(pubsub)
         finally:
             await pubsub.aclose()
+
+    async def info(self) -> Sequence[Mapping[str, Any]]:
+        return [await self.run("INFO")]
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -252,7 +271,7 @@ class _AsyncListener:
             try:
                 if await self.pubsub.get_message(timeout=left) is not None:
                     return True
-            except RedisError as error:
+            except FAILURES as error:
                 raise mapped(error, "waiting for news") from error
         return False
 
@@ -266,7 +285,7 @@ class _Clients:
 
 
 def _connect(settings: Settings, kit: Any, retry: Any) -> _Clients:
-    """Clients that retry a broken connection once, at once: the only layer in which Redis commands are retried."""
+    """Clients that retry a broken connection once, at once: the only layer in which a server is asked again."""
     options: dict[str, Any] = {
         "socket_timeout": settings.redis_timeout,
         "socket_connect_timeout": settings.redis_connect_timeout,
@@ -275,13 +294,10 @@ def _connect(settings: Settings, kit: Any, retry: Any) -> _Clients:
         "retry": retry(NoBackoff(), 1),
         "client_name": "threadkeep",
     }
-    if settings.redis_cluster:
-        cluster = kit.RedisCluster.from_url(settings.redis_url, **options)
-        return _Clients(cluster, cluster)
     queueing = kit.BlockingConnectionPool.from_url(
         settings.redis_url, max_connections=settings.redis_max_connections, timeout=settings.redis_timeout, **options
     )
-    unbounded = kit.ConnectionPool.from_url(settings.redis_url, **options)
+    unbounded = kit.ConnectionPool.from_url(settings.redis_url, max_connections=UNBOUNDED, **options)
     return _Clients(kit.Redis.from_pool(queueing), kit.Redis.from_pool(unbounded))
 
 
@@ -296,10 +312,14 @@ def _sound(replies: Sequence[Any]) -> list[Any]:
 def mapped(error: Exception, operation: str) -> ThreadkeepError:
     """Redis's error as ours; its text names commands and limits, never values."""
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if isinstance(error, UnicodeEncodeError | DataError):
+        return StoreRefused("Redis", operation, "an argument cannot be sent", "Nothing was; its caller is at fault.")
     if isinstance(error, AuthenticationError | NoPermissionError):
         return StoreRefused("Redis", operation, reason, "Check the user and password in THREADKEEP_REDIS_URL.")
     if isinstance(error, OutOfMemoryError):
         return StoreFull("Redis", operation, reason, "Free memory or raise maxmemory; what was acknowledged is safe.")
-    if isinstance(error, ReadOnlyError | ClusterDownError | ClusterError) or not isinstance(error, ResponseError):
+    if isinstance(error, AskError):  # MOVED is one of these
+        return StoreRefused("Redis", operation, f"MOVED or ASK {reason}", "Set THREADKEEP_REDIS_CLUSTER=true.")
+    if isinstance(error, ReadOnlyError | ClusterDownError | TryAgainError) or not isinstance(error, ResponseError):
         return StoreUnavailable("Redis", operation, reason)
     return StoreRefused("Redis", operation, reason, "Run `threadkeep doctor`.")

@@ -1,6 +1,7 @@
 """What a thread is put together from: nothing, another thread's parts, or the first so many messages of it. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from threadkeep.errors import ArchiveCorrupt
@@ -8,6 +9,7 @@ from threadkeep.model import Entry, ThreadRef
 from threadkeep.storage.archive import NO_CHAIN, id_hash, read_frames
 from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import base_fields
+from threadkeep.storage.limits import ReadLimits
 
 
 def plain_parts(records: Sequence[bytes], ids: bytes, fields: Sequence[Any] = ()) -> Parts:
@@ -30,7 +32,7 @@ def whole_parts(contents: Contents, fields: Sequence[Any] = ()) -> Parts:
     return Parts(contents.base, head.base_count, contents.tail, contents.ids, [*described, *fields])
 
 
-def first_parts(contents: Contents, keep: int, *, max_bytes: int, fields: Sequence[Any] = ()) -> Parts:
+def first_parts(contents: Contents, keep: int, *, limits: ReadLimits, fields: Sequence[Any] = ()) -> Parts:
     """The first `keep` messages: frames that lie wholly among them stay a base, the others' records become the log."""
     head = contents.head
     if keep >= head.base_count:
@@ -38,7 +40,7 @@ def first_parts(contents: Contents, keep: int, *, max_bytes: int, fields: Sequen
         return whole_parts(Contents(head, contents.base, cut_tail, contents.ids[: 16 * keep]), fields)
     end = frames = count = raw = 0
     chain, log = NO_CHAIN, list[bytes]()
-    for frame in read_frames(contents.base, where="the thread's base in Redis", max_bytes=max_bytes):
+    for frame in read_frames(contents.base, where="the thread's base in Redis", limits=limits):
         if frame.seal.count > keep:
             log = frame.records()[: keep - count]
             break
@@ -48,23 +50,33 @@ def first_parts(contents: Contents, keep: int, *, max_bytes: int, fields: Sequen
     return Parts(contents.base[:end], count, log, contents.ids[: 16 * keep], [*described, *fields])
 
 
-def records_of(contents: Contents, ref: ThreadRef, *, max_bytes: int) -> list[bytes]:
+def records_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> list[bytes]:
     """All records, those of the base decompressed and verified.
 
     Raises:
         ArchiveCorrupt: the base in Redis is damaged.
     """
     records: list[bytes] = []
-    for frame in read_frames(contents.base, where=f"base of {ref} in Redis", thread=str(ref), max_bytes=max_bytes):
+    for frame in read_frames(contents.base, where=f"base of {ref} in Redis", thread=str(ref), limits=limits):
         records += frame.records()
     if len(records) != contents.head.base_count:
         raise ArchiveCorrupt(str(ref), f"base of {ref} in Redis", "it does not hold the messages that its head counts")
     return records + contents.tail
 
 
-def entries_of(contents: Contents, ref: ThreadRef, *, max_bytes: int) -> list[Entry]:
-    """All messages of a thread."""
-    return [Entry.from_record(record) for record in records_of(contents, ref, max_bytes=max_bytes)]
+def entries_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> list[Entry]:
+    """All messages of a thread.
+
+    Raises:
+        ArchiveCorrupt: the base in Redis, or a record there, is damaged.
+    """
+    parse = record_parser(ref)
+    return [parse(record) for record in records_of(contents, ref, limits=limits)]
+
+
+def record_parser(ref: ThreadRef) -> Callable[[bytes], Entry]:
+    """Makes entries of a thread's records, and names the thread where it cannot."""
+    return partial(Entry.from_record, where=f"a record of {ref} in Redis", thread=str(ref))
 
 
 def hashes_of(entries: Sequence[Entry]) -> bytes:

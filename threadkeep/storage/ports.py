@@ -1,10 +1,17 @@
 """What tasks ask of the cold store and of the catalog; each port has a contract suite in `threadkeep.testing`."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef, ThreadStat
+
+Announce = Callable[[int], None]
+"""Told how many a purge will have deleted, after listing and before deleting them; what it raises stops the purge."""
+
+
+def unannounced(number: int) -> None:
+    """The `Announce` of whoever need not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,21 @@ class ColdStore(Protocol):
         """
         ...
 
+    def put_back(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, over: StoredObject | None) -> StoredObject:
+        """Put a sound archive in the place of a damaged one, though its revision may be lower; for repairs alone.
+
+        Args:
+            ref: The thread.
+            body: Verified bytes.
+            meta: What their last seal says.
+            over: The damaged object; None where none is stored.
+
+        Raises:
+            ArchiveMoved: another object is there; nothing was written.
+            StoreUnavailable: the outcome is unknown.
+        """
+        ...
+
     def head(self, ref: ThreadRef) -> StoredObject | None:
         """What is stored for a thread, a tombstone included; None if nothing is."""
         ...
@@ -59,6 +81,14 @@ class ColdStore(Protocol):
 
         Raises:
             ArchiveFrozen: the object lies in a storage class that must be restored first.
+        """
+        ...
+
+    def earlier(self, ref: ThreadRef) -> Iterator[tuple[StoredObject, bytes]]:
+        """What was stored for a thread before, newest first and each read when it is asked for; tombstones too.
+
+        Versions of a versioned bucket, also where the object itself was deleted; lower revisions where each has a key
+        of its own; nothing otherwise. What lies in a storage class that must be restored first is passed over.
         """
         ...
 
@@ -82,23 +112,40 @@ class ColdStore(Protocol):
         """What lies under `conflicts/` for a thread, oldest first."""
         ...
 
-    def purge_conflicts(self, ref: ThreadRef) -> int:
+    def purge_conflicts(self, ref: ThreadRef, *, announce: Announce = unannounced) -> int:
         """Delete all that lies under `conflicts/` for a thread, versions included; how many were there."""
         ...
 
-    def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
+    def purge_history(self, ref: ThreadRef, *, keep: str, announce: Announce = unannounced) -> int:
         """Delete versions (and delete markers) of the thread's object other than the one whose ETag is `keep`.
 
-        The newest version is never deleted, whatever its ETag: it may be a successor's. The thread's zeitlich keys go
-        too, with all their versions. How many were deleted.
+        The newest version is never deleted, whatever its ETag: it may be a successor's. How many were deleted.
         """
         ...
 
-    def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
+    def purge_v1(self, ref: ThreadRef, *, announce: Announce = unannounced) -> int:
+        """Delete what zeitlich wrote for a thread, with all versions; how many were deleted."""
+        ...
+
+    def purge_late(self, ref: ThreadRef, *, before: int) -> int:
+        """Delete what was put beside a thread's object late: copies under `conflicts/` of revisions below `before`.
+
+        Superseded revisions too, where each is an object of its own. Never what is stored. How many were deleted.
+        """
+        ...
+
+    def scan(
+        self, namespace: str | None = None, *, after: ThreadRef | None = None
+    ) -> Iterator[tuple[ThreadRef, StoredObject]]:
         """All archived threads, tombstones included, from listings: `meta` is None in what is yielded.
 
-        In key order within a namespace; the order of namespaces is the store's own.
+        In key order within a namespace; the order of namespaces is the store's own. With `after`, only those behind
+        that thread in this order, whether it is still there or not.
         """
+        ...
+
+    def threads_aside(self) -> Iterator[ThreadRef]:
+        """Each thread of which something lies under `conflicts/`, once, from listings."""
         ...
 
     def probe(self) -> ColdFacts:
@@ -159,8 +206,27 @@ class CatalogEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RowRevs:
+    """What the columns of a row follow when rows merge; None where nothing was told yet.
+
+    Attributes:
+        stamp: Of `tier` and `cached_until`; microseconds.
+        object: Revision of the object that is described.
+        labels: Revision that the labels belong to.
+        count: Revision that the count of messages belongs to.
+        erased: What was born up to this revision is erased.
+    """
+
+    stamp: int = 0
+    object: int | None = None
+    labels: int | None = None
+    count: int | None = None
+    erased: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A row of the catalog as it is read. Times are Unix seconds."""
+    """A row of the catalog as it is read. Times are Unix seconds; two that differ in `revs` alone count as equal."""
 
     stat: ThreadStat
     object_key: str | None
@@ -171,6 +237,7 @@ class CatalogEntry:
     active_at: float
     archived_at: float | None
     erased_at: float | None
+    revs: RowRevs = field(default=RowRevs(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +287,25 @@ class Catalog(Protocol):
         """
         ...
 
+    def replace(self, rows: Iterable[tuple[CatalogRow, CatalogEntry]]) -> set[ThreadRef]:
+        """Write rows past the rules by which rows merge, each if it still is as it was read; for a reconcile alone.
+
+        What a row does not tell of the object, it forgets; labels stay where they are no newer than the row, codec and
+        source where the row tells no codec. An erased row becomes none of a life before its erasure.
+
+        Whoever replaces a row looks at the object once more afterwards, and records it if it changed: a flush that told
+        the catalog just before was merged into a row that claimed to be newer.
+
+        Returns:
+            The threads whose rows were replaced; the others had changed meanwhile.
+        """
+        ...
+
     def get(self, ref: ThreadRef) -> CatalogEntry | None: ...
+
+    def get_many(self, refs: Iterable[ThreadRef]) -> dict[ThreadRef, CatalogEntry]:
+        """The rows of some hundred threads, in one statement; those that have none are left out."""
+        ...
 
     def page(self, where: CatalogFilter, limit: int) -> list[CatalogEntry]:
         """At most `limit` rows in (namespace, thread_id) order."""

@@ -10,8 +10,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote, urlencode
 
-from threadkeep.errors import StoreRefused, StoreUnavailable
+from threadkeep.errors import ArchiveCorrupt, StoreRefused, StoreUnavailable
 from threadkeep.model import ArchiveMeta, StoredObject
+from threadkeep.storage.ports import Announce, unannounced
 from threadkeep.storage.s3_client import LazyClient
 from threadkeep.storage.s3_errors import STORE, ConditionFailed, ObjectMissing, mapped
 
@@ -73,12 +74,14 @@ class Version:
         version_id: None on a store without versions, `null` for an object older than the bucket's versioning.
         etag: Unquoted; empty for a delete marker.
         latest: Whether it is what a plain GET sees (or does not see, for a marker).
+        modified: Unix seconds of the store's clock; 0 on a store without versions.
     """
 
     key: str
     version_id: str | None
     etag: str
     latest: bool
+    modified: float = 0.0
 
 
 class S3Bucket:
@@ -129,12 +132,23 @@ class S3Bucket:
             return None
         return _stored(key, answer)
 
-    def get(self, key: str) -> tuple[StoredObject, bytes] | None:
-        """Metadata and body of one answer, so of one version."""
+    def get(
+        self, key: str, *, version_id: str | None = None, most: int | None = None, thread: str = ""
+    ) -> tuple[StoredObject, bytes] | None:
+        """Metadata and body of one answer, so of one version: the current one if none is named.
+
+        Raises:
+            ArchiveCorrupt: it has more than `most` bytes, none of which was read; names the `thread`.
+        """
         verify: dict[str, Any] = {"ChecksumMode": "ENABLED"} if self.policy.checksum else {}
+        if version_id is not None:
+            verify["VersionId"] = version_id
         try:
             with mapped("GetObject", key):
                 answer = self.client.get_object(Bucket=self.name, Key=key, **verify)
+                if most is not None and answer["ContentLength"] > most:
+                    answer["Body"].close()
+                    raise ArchiveCorrupt(thread, key, "it is larger than THREADKEEP_MAX_THREAD_BYTES allows")
                 body = answer["Body"].read()
         except ObjectMissing:
             self.must_exist()
@@ -183,21 +197,23 @@ class S3Bucket:
         except ObjectMissing:
             return
 
-    def purge(self, prefix: str, doomed: Callable[[Version], bool]) -> int:
+    def purge(self, prefix: str, doomed: Callable[[Version], bool], announce: Announce = unannounced) -> int:
         """Delete for good what is doomed among the versions and markers under a prefix; how many there were.
 
         Lists again until nothing new is doomed, since SeaweedFS 4.48 loses versions between two pages of a listing.
         """
         gone: set[Version] = set()
         while found := {version for version in self.versions(prefix) if doomed(version)} - gone:
+            announce(len(gone) + len(found))
             for version in found:
                 self.delete(version.key, version.version_id)
             gone |= found
         return len(gone)
 
-    def listing(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects under a prefix in the store's order of keys; `meta` and `version_id` are None."""
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+    def listing(self, prefix: str, *, after: str = "") -> Iterator[StoredObject]:
+        """All objects under a prefix, behind the key `after`, in the store's order; without `meta` and `version_id`."""
+        start: dict[str, Any] = {"StartAfter": after} if after else {}
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix, **start)
         with mapped("ListObjectsV2"):
             for page in pages:
                 for item in page.get("Contents", []):
@@ -272,4 +288,5 @@ def _version(answer: Any) -> str | None:
 
 
 def _version_of(item: Any) -> Version:
-    return Version(item["Key"], item["VersionId"], unquoted(item.get("ETag", "")), item["IsLatest"])
+    etag, modified = unquoted(item.get("ETag", "")), item["LastModified"].timestamp()
+    return Version(item["Key"], item["VersionId"], etag, item["IsLatest"], modified)

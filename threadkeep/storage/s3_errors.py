@@ -22,8 +22,9 @@ from botocore.exceptions import (
     ConnectionError as SdkConnectionError,
 )
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
-from threadkeep.errors import ArchiveFrozen, StoreRefused, StoreUnavailable, ThreadkeepError
+from threadkeep.errors import AnswerGarbled, ArchiveFrozen, StoreRefused, StoreUnavailable, ThreadkeepError
 from threadkeep.storage.cold_keys import unkeepable
 
 STORE: Final = "S3"
@@ -32,10 +33,10 @@ _SDK_PASSING: Final = (
     SdkConnectionError,
     HTTPClientError,
     IncompleteReadError,
-    FlexibleChecksumError,
     CredentialRetrievalError,
     MetadataRetrievalError,
     ResponseParserError,
+    HTTPError,  # the SDK wraps it on the way to a body that is streamed, not where it reads an answer whole
 )
 _PASSING: Final = {
     "BadDigest",
@@ -112,6 +113,8 @@ def mapped(operation: str, key: str = "") -> Iterator[None]:
         yield
     except ClientError as error:
         raise _from_answer(operation, key, error) from error
+    except FlexibleChecksumError as error:
+        raise AnswerGarbled(STORE, operation, type(error).__name__) from error
     except _SDK_PASSING as error:
         raise StoreUnavailable(STORE, operation, type(error).__name__) from error
     except (NoCredentialsError, PartialCredentialsError) as error:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from threadkeep.errors import ArchiveCorrupt
-from threadkeep.model import MAX_MESSAGE_ID, Entry, JsonObject, Kind, fresh_id
+from threadkeep.errors import ArchiveCorrupt, InvalidMessage
+from threadkeep.model import MAX_MESSAGE_ID, Entry, JsonObject, Kind, checked_state, fresh_id
 from threadkeep.storage.envelopes_v1 import (
     Unwrapped,
     envelope_text,
@@ -24,8 +24,12 @@ from threadkeep.storage.envelopes_v1 import (
     slice_of,
     unwrap_all,
 )
+from threadkeep.storage.limits import ReadLimits
 
 V1_CODEC: Final = "v1"
+STATE_BYTES: Final = 4 * 1024 * 1024
+"""What a state may have as JSON, at most: what a seal can hold."""
+_CHUNK: Final = 1024 * 1024
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _KINDS: Final[dict[str, Kind]] = {
     "system": "system",
@@ -52,22 +56,27 @@ class SnapshotV1:
     codec: str = V1_CODEC
 
 
-def read_v1(body: bytes, *, thread: str, where: str, max_bytes: int) -> SnapshotV1:
+def read_v1(body: bytes, *, thread: str, where: str, limits: ReadLimits) -> SnapshotV1:
     """Decode a snapshot, gzipped or plain.
 
     Raises:
-        ArchiveCorrupt: damaged, larger than `max_bytes` once unpacked, or no snapshot of version 1.
+        ArchiveCorrupt: damaged, beyond the limits once unpacked, or no snapshot of version 1 that can be kept.
     """
     try:
-        value = json.loads(_unpack(body, thread, where, max_bytes))
+        value = json.loads(_unpack(body, thread, where, limits))
     except (ValueError, RecursionError):
         raise ArchiveCorrupt(thread, where, "it is no JSON") from None
-    if not isinstance(value, dict) or value.get("v") != 1 or not isinstance(value.get("messages"), list):
+    if not _is_snapshot(value):
         raise ArchiveCorrupt(thread, where, "it is no snapshot of version 1")
     messages, state = value["messages"], value.get("state")
     if not all(isinstance(message, str) for message in messages) or not isinstance(state, dict | None):
         raise ArchiveCorrupt(thread, where, "its messages are not strings, or its state is no object")
-    dedup_ids = value.get("dedupIds")
+    try:
+        checked_state(state, max_bytes=STATE_BYTES)
+    except InvalidMessage:
+        raise ArchiveCorrupt(thread, where, "its state is too large, too deep, or no JSON") from None
+    told = value.get("dedupIds")
+    dedup_ids = told if isinstance(told, list) and all(isinstance(item, str) for item in told) else []
     return _enveloped(messages, state, dedup_ids) or SnapshotV1(_entries(messages, _ids(messages, dedup_ids)), state)
 
 
@@ -99,22 +108,46 @@ def _dedup_id(entry: Entry) -> str:
     return known_as(entry) if is_wrappable(entry) else str(entry.meta.get("v1_id", entry.id))
 
 
-def _unpack(body: bytes, thread: str, where: str, max_bytes: int) -> bytes:
+def _is_snapshot(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("v") == 1
+        and not isinstance(value["v"], bool)
+        and isinstance(value.get("messages"), list)
+    )
+
+
+def _unpack(body: bytes, thread: str, where: str, limits: ReadLimits) -> bytes:
     if not body.startswith(_GZIP_MAGIC):
+        if len(body) > limits.thread:
+            raise ArchiveCorrupt(thread, where, "it is larger than THREADKEEP_MAX_THREAD_BYTES allows")
         return body
     unzip = zlib.decompressobj(wbits=31)
+    most = min(limits.unpacked(len(body)), limits.thread)
     try:
-        text = unzip.decompress(body, max_bytes + 1)
+        small = _unpacked_size(body, most) <= most
+        text = unzip.decompress(body, most + 1) if small else b""
     except zlib.error:
         raise ArchiveCorrupt(thread, where, "its gzip stream is damaged") from None
-    if len(text) > max_bytes:
-        raise ArchiveCorrupt(thread, where, "it decompresses to more than THREADKEEP_MAX_THREAD_BYTES")
+    if not small:
+        setting = "THREADKEEP_MAX_THREAD_BYTES" if most == limits.thread else "THREADKEEP_MAX_ARCHIVE_RATIO"
+        raise ArchiveCorrupt(thread, where, f"it decompresses to more than {setting} allows")
     if not unzip.eof:
         raise ArchiveCorrupt(thread, where, "its gzip stream is cut short")
     return text
 
 
-def _enveloped(messages: list[str], state: JsonObject | None, dedup_ids: Any) -> SnapshotV1 | None:
+def _unpacked_size(body: bytes, most: int) -> int:
+    """Bytes that a gzip stream unpacks to; more than `most` is not counted to its end. Holds no more than a chunk."""
+    unzip, size = zlib.decompressobj(wbits=31), 0
+    chunk = unzip.decompress(body, _CHUNK)
+    while chunk and size <= most:
+        size += len(chunk)
+        chunk = unzip.decompress(unzip.unconsumed_tail, _CHUNK)
+    return size
+
+
+def _enveloped(messages: list[str], state: JsonObject | None, dedup_ids: list[str]) -> SnapshotV1 | None:
     """The snapshot as one of an adapter's; None if anything about it is not."""
     found, flat = unwrap_all(messages), None if state is None else flat_state(state)
     if found is None or (state is not None and flat is None):
@@ -137,10 +170,10 @@ def _provider_entries(messages: list[str], unwrapped: list[Unwrapped], codec: st
     return entries
 
 
-def _ids(messages: list[str], dedup_ids: Any) -> list[str]:
+def _ids(messages: list[str], dedup_ids: list[str]) -> list[str]:
     """An id for each message: the snapshot's own where there is one for each, else the message's, else its place."""
-    if isinstance(dedup_ids, list) and len(dedup_ids) == len(messages):
-        return [str(item) for item in dedup_ids]
+    if len(dedup_ids) == len(messages):
+        return dedup_ids
     return [_own_id(message) for message in messages]
 
 

@@ -16,14 +16,25 @@ from threadkeep.tasks import describe as _describe
 from threadkeep.tasks import erase as _erase
 from threadkeep.tasks import flush as _flush
 from threadkeep.tasks import hydrate as _hydrate
+from threadkeep.tasks import reconcile as _reconcile
 from threadkeep.tasks import sweeper
+from threadkeep.tasks import verify as _verify
 from threadkeep.tasks.adoption import declare_dead_letters
 from threadkeep.tasks.conf import SETTINGS_KEY
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
 from threadkeep.tasks.task import ThreadTask
 
-__all__ = ["describe_thread", "erase_thread", "flush_thread", "hydrate_thread", "purge_conflicts", "sweep"]
+__all__ = [
+    "describe_thread",
+    "erase_thread",
+    "flush_thread",
+    "hydrate_thread",
+    "purge_conflicts",
+    "reconcile_catalog",
+    "sweep",
+    "verify_archives",
+]
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.hydrate_thread", soft_time_limit=90, time_limit=120)
@@ -79,36 +90,72 @@ def describe_thread(
 def erase_thread(
     self: ThreadTask, thread_id: str, namespace: str | None = None, *, request: str = "", upto: int = 0
 ) -> dict[str, Any]:
-    """Remove a thread from every store, unless it was born after `upto`; without one, after this first run."""
+    """Remove a thread from every store, unless it was born after `upto`; without one, after this run began."""
     ref = self.ref(thread_id, namespace)
 
     def work(stores: Stores) -> Outcome:
-        receipt = _erase.erase(stores, ref, request or self.run_id(), upto or now(stores.hot.clock(ref)))
-        if receipt.outcome == "erased":
-            self.enqueuer.purge_conflicts(ref, delay=2 * stores.settings.hard_time_limit)
-        return _erase.to_outcome(receipt)
+        return _erase.to_outcome(_erase.erase(stores, ref, request or self.run_id(), upto))
 
     return self.run_for(ref, "erase", work)
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.purge_conflicts", soft_time_limit=90, time_limit=120)
-def purge_conflicts(self: ThreadTask, thread_id: str, namespace: str | None = None) -> dict[str, Any]:
-    """Delete what a flush under way during an erasure may still have put aside; only if the thread is still erased."""
+def purge_conflicts(self: ThreadTask, thread_id: str, namespace: str | None = None, *, rev: int = 0) -> dict[str, Any]:
+    """Delete what workers under way during the erasure at revision `rev` may have put aside; without one, the last."""
     ref = self.ref(thread_id, namespace)
-
-    def work(stores: Stores) -> Outcome:
-        there = stores.cold.head(ref)
-        if there is None or there.meta is None or not there.meta.tombstone:
-            return Outcome("kept")
-        return Outcome("purged", count=stores.cold.purge_conflicts(ref))
-
-    return self.run_for(ref, "purge_conflicts", work)
+    return self.run_for(ref, "purge_conflicts", lambda stores: _erase.look_again(stores, ref, rev))
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.sweep", soft_time_limit=90, time_limit=120)
 def sweep(self: ThreadTask, *, force: bool = False) -> dict[str, Any]:
     """Flush what is due, end what lapsed, tell the catalog; once per period under any number of beats."""
     return sweeper.sweep(self.stores, self.enqueuer, force=force).to_result()
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.verify_archives", soft_time_limit=90, time_limit=120)
+def verify_archives(self: ThreadTask, namespace: str | None = None, after: str | None = None) -> dict[str, Any]:
+    """Read every archive and name what is damaged; a run that takes long hands the rest, behind `after`, on to another.
+
+    Once per period under any number of beats.
+    """
+    period = self.settings.verify_every if namespace is None and after is None else 0
+
+    def work() -> dict[str, Any]:
+        if not self.is_first("verify", period):
+            return {"skipped": True}
+        scrub = _verify.verify(self.stores, namespace=namespace, after=_place(after), deadline=self.deadline())
+        if scrub.after is not None:
+            self.enqueuer.verify_archives(namespace, scrub.after)
+        return scrub.to_result()
+
+    return self.retrying("verify_archives", work, {"after": after})
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.reconcile_catalog", soft_time_limit=90, time_limit=120)
+def reconcile_catalog(
+    self: ThreadTask, namespace: str | None = None, after: str | None = None, *, in_rows: bool = False
+) -> dict[str, Any]:
+    """Hold the catalog against bucket and Redis; a run that takes long hands the rest, behind `after`, on to another.
+
+    Once per period under any number of beats. `in_rows` says that `after` was met among the catalog's rows.
+    """
+    period = self.settings.reconcile_every if namespace is None and after is None else 0
+
+    def work() -> dict[str, Any]:
+        if not self.is_first("reconcile", period):
+            return {"skipped": True}
+        done = _reconcile.reconcile(
+            self.stores, namespace=namespace, after=_place(after), in_rows=in_rows, deadline=self.deadline()
+        )
+        if done.after is not None:
+            self.enqueuer.reconcile_catalog(namespace, done.after, in_rows=done.in_rows)
+        return done.to_result()
+
+    return self.retrying("reconcile_catalog", work, {"after": after})
+
+
+def _place(after: str | None) -> ThreadRef | None:
+    return None if after is None else ThreadRef.from_member(after)
 
 
 def _tell_failure(stores: Stores, ref: ThreadRef, error: ThreadkeepError) -> None:

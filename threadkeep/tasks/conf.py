@@ -16,9 +16,13 @@ MAINTENANCE: Final = "threadkeep.maintenance"
 QUEUES: Final = (HYDRATE, FLUSH, MAINTENANCE)
 DEAD: Final = "threadkeep.dead"
 """Where RabbitMQ puts what was delivered too often, or refused."""
-DELIVERIES: Final = 5
+REDELIVERIES: Final = 5
+"""How often RabbitMQ delivers a message again; the next time that it comes back, it is a dead letter."""
 SETTINGS_KEY: Final = "threadkeep_settings"
 """Where an app's configuration carries the `Settings`; the environment is read where it does not."""
+
+SENT_EVERY: Final = 900.0
+"""Seconds between two messages of beat for the same periodic task, at most."""
 
 ROUTES: Final = {
     "threadkeep.hydrate_thread": {"queue": HYDRATE},
@@ -27,6 +31,8 @@ ROUTES: Final = {
     "threadkeep.sweep": {"queue": MAINTENANCE},
     "threadkeep.erase_thread": {"queue": MAINTENANCE},
     "threadkeep.purge_conflicts": {"queue": MAINTENANCE},
+    "threadkeep.verify_archives": {"queue": MAINTENANCE},
+    "threadkeep.reconcile_catalog": {"queue": MAINTENANCE},
 }
 
 
@@ -45,7 +51,7 @@ def queues(broker_url: str) -> list[Queue]:
         return [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in QUEUES]
     arguments = {
         "x-queue-type": "quorum",
-        "x-delivery-limit": DELIVERIES,
+        "x-delivery-limit": REDELIVERIES,
         "x-dead-letter-exchange": DEAD,
         "x-dead-letter-routing-key": DEAD,
     }
@@ -101,13 +107,7 @@ def recommended_conf(settings: Settings, *, publisher: bool = False) -> dict[str
         "worker_max_memory_per_child": 300_000,
         "worker_hijack_root_logger": True,
         "timezone": "UTC",
-        "beat_schedule": {
-            "threadkeep-sweep": {
-                "task": "threadkeep.sweep",
-                "schedule": settings.sweep_every,
-                "options": {"queue": MAINTENANCE, "expires": settings.sweep_every},
-            }
-        },
+        "beat_schedule": _schedule(settings),
     }
     if publisher:
         conf["broker_pool_acquire_timeout"] = settings.broker_timeout
@@ -115,6 +115,28 @@ def recommended_conf(settings: Settings, *, publisher: bool = False) -> dict[str
     if not redis and not publisher:
         conf["worker_detect_quorum_queues"] = True
     return conf
+
+
+def _schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What beat sends; a period of 0 is never.
+
+    More often than the period where that is long: a run finds out whether it is the period's first, and a beat that is
+    restarted forgets when it last sent something.
+    """
+    periods = {
+        "sweep": settings.sweep_every,
+        "verify_archives": settings.verify_every,
+        "reconcile_catalog": settings.reconcile_every,
+    }
+    return {
+        f"threadkeep-{name.replace('_', '-')}": {
+            "task": f"threadkeep.{name}",
+            "schedule": min(period, SENT_EVERY),
+            "options": {"queue": MAINTENANCE, "expires": min(period, SENT_EVERY)},
+        }
+        for name, period in periods.items()
+        if period
+    }
 
 
 def _limits(settings: Settings) -> dict[str, dict[str, float]]:

@@ -36,12 +36,14 @@ def find(stores: Stores, ref: ThreadRef) -> ThreadStat:
 
 
 def find_in_bucket(stores: Stores, ref: ThreadRef) -> ThreadStat:
-    """What the object's own metadata tells."""
+    """What the object's own metadata tells; of a tombstone its revision: so a thread lost is told from one erased."""
     there = stores.cold.head(ref)
-    if there is None or (there.meta is not None and there.meta.tombstone):
-        has_v1 = there is None and stores.settings.v1_fallback and stores.cold.get_v1(ref) is not None
+    if there is None:
+        has_v1 = stores.settings.v1_fallback and stores.cold.get_v1(ref) is not None
         return ThreadStat(ref.namespace, ref.thread_id, tier="cold" if has_v1 else "absent")
     meta = there.meta
+    if meta is not None and meta.tombstone:
+        return ThreadStat(ref.namespace, ref.thread_id, tier="absent", rev=meta.rev)
     return ThreadStat(
         ref.namespace,
         ref.thread_id,

@@ -29,6 +29,9 @@ PUBLISH_RETRIES: dict[str, Any] = {
 """One quick retry, for a connection that broke while nobody used it."""
 DEFAULT_PATIENCE: Final = 2.0
 
+# The last: where a link breaks while kombu declares a queue, it goes on with a channel that it has closed itself.
+_BROKEN: Final = (OperationalError, KombuError, AMQPError, OSError, AttributeError)
+
 Dispatch = Callable[[Callable[[], None]], Awaitable[None]]
 """Runs what blocks on the broker: at once where blocking is fine, in an executor under asyncio."""
 
@@ -80,10 +83,18 @@ class Enqueuer:
         about = {"request": request, "upto": upto}
         self._publish("threadkeep.erase_thread", ref, MAINTENANCE, about, task_id=f"erase-{request}")
 
-    def purge_conflicts(self, ref: ThreadRef, *, delay: float) -> None:
-        """Queue `purge_conflicts`, to start after `delay` seconds."""
+    def purge_conflicts(self, ref: ThreadRef, *, rev: int) -> None:
+        """Queue `purge_conflicts`, a later look at the grave of a thread that was erased at revision `rev`."""
         task_id = f"purge-{fresh_mark()}"
-        self._publish("threadkeep.purge_conflicts", ref, MAINTENANCE, task_id=task_id, countdown=delay)
+        self._publish("threadkeep.purge_conflicts", ref, MAINTENANCE, {"rev": rev}, task_id=task_id)
+
+    def verify_archives(self, namespace: str | None, after: ThreadRef) -> None:
+        """Queue the rest of a scrub, behind a thread."""
+        self._go_on("verify_archives", {"namespace": namespace, "after": after.member})
+
+    def reconcile_catalog(self, namespace: str | None, after: ThreadRef, *, in_rows: bool) -> None:
+        """Queue the rest of a reconcile, behind a thread of the bucket or of the rows."""
+        self._go_on("reconcile_catalog", {"namespace": namespace, "after": after.member, "in_rows": in_rows})
 
     async def request_flush(self, hot: HotTier, ref: ThreadRef, mode: FlushMode, dispatch: Dispatch = at_once) -> bool:
         """Queue a flush unless one is queued; True if one is on its way now."""
@@ -114,6 +125,14 @@ class Enqueuer:
         self, task: str, ref: ThreadRef, queue: str, more: dict[str, Any] | None = None, **options: Any
     ) -> None:
         kwargs = {"thread_id": ref.thread_id, "namespace": ref.namespace, **(more or {})}
+        shown = " ".join([f"{ref.namespace}/{ref.thread_id}", *map(str, (more or {}).values())])
+        self._send(task, kwargs, shown, queue, **options)
+
+    def _go_on(self, task: str, about: dict[str, Any]) -> None:
+        shown = " ".join(str(value) for value in about.values() if value is not None)
+        self._send(f"threadkeep.{task}", about, shown, MAINTENANCE)
+
+    def _send(self, task: str, kwargs: dict[str, Any], shown: str, queue: str, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
         if "countdown" in given:
             given["countdown"] = whole_delay(str(self.app.conf.broker_url), given["countdown"])
@@ -123,7 +142,7 @@ class Enqueuer:
                 self.app.send_task(
                     task,
                     kwargs=kwargs,
-                    kwargsrepr=" ".join([f"{ref.namespace}/{ref.thread_id}", *map(str, (more or {}).values())]),
+                    kwargsrepr=shown,
                     queue=queue,
                     producer=producer,
                     retry=True,
@@ -132,7 +151,7 @@ class Enqueuer:
                     ignore_result=True,
                     **given,
                 )
-        except (OperationalError, KombuError, AMQPError, OSError) as error:
+        except _BROKEN as error:
             raise BrokerUnavailable(task, f"{type(error).__name__}: {str(error)[:160]}") from error
 
     def _patience(self) -> float:

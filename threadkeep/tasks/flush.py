@@ -5,6 +5,7 @@ from typing import Final
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.hot_flow import FlushStart, Settled
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.losing import note_fallback
 from threadkeep.tasks.lost_race import put_archive
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.sealing import Prepared, prepare
@@ -33,6 +34,8 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
     for turn in range(ROUNDS):
         attempt = fresh_mark()
         start = now(stores.flow.begin_flush(ref, attempt, mode, run=run if turn == 0 else ""))
+        if start.head is not None:
+            note_fallback(stores, ref, start.head)
         if start.status != "go" or start.head is None:
             return _nothing_to_archive(stores, ref, start)
         mode = start.mode

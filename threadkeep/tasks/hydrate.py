@@ -1,47 +1,29 @@
-"""Hydrate: ticket → get → verify → stage → restore. Nothing older, nothing damaged and nothing erased comes back."""
+"""Hydrate: ticket → get → verify → stage → restore. Nothing older, nothing damaged and nothing erased comes back.
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+Of a thread that Redis lost in part, what only Redis had is kept where it can be (`mending`), else told (`losing`).
+"""
+
 from typing import Final
 
 from threadkeep.errors import (
     ArchiveCorrupt,
     ArchiveFrozen,
-    InvalidMessage,
     StoreRefused,
     StoreUnavailable,
     ThreadkeepError,
 )
-from threadkeep.model import Seal, StoredObject, ThreadRef, checked_record, fresh_mark
-from threadkeep.storage.archive import (
-    NO_CHAIN,
-    is_tombstone,
-    read_frames,
-    record_hashes,
-    seal_tail,
-    verify_owner,
-)
-from threadkeep.storage.hot import cut
-from threadkeep.storage.hot_flow import HydrateStart, Restorable, Restored, restored_fields
-from threadkeep.storage.hot_head import identity_fields
+from threadkeep.model import ThreadRef
+from threadkeep.storage.hot_flow import HydrateStart, Restored
+from threadkeep.storage.hot_remains import Loss
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogRow
-from threadkeep.storage.snapshot_v1 import read_v1
+from threadkeep.tasks.loading import Absent, Loaded, load
+from threadkeep.tasks.losing import give_up, loss_of
+from threadkeep.tasks.mending import mend
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
 
 ROUNDS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A verified archive, ready to be restored; `stored` is None for a snapshot of another format."""
-
-    copy: Restorable
-    seal: Seal
-    stored: StoredObject | None
-    bytes: int
 
 
 def hydrate(stores: Stores, ref: ThreadRef, *, run: str = "") -> Outcome:
@@ -53,7 +35,7 @@ def hydrate(stores: Stores, ref: ThreadRef, *, run: str = "") -> Outcome:
         run: Names the task's run, the same after a redelivery; runs that die are counted by it.
 
     Returns:
-        `present`, `restored`, `absent`, `corrupt`, `erasing` or `set_aside`.
+        `present`, `restored`, `mended`, `lost`, `absent`, `corrupt`, `erasing` or `set_aside`.
 
     Raises:
         StoreUnavailable: a store did not answer; a repeat is safe.
@@ -64,99 +46,38 @@ def hydrate(stores: Stores, ref: ThreadRef, *, run: str = "") -> Outcome:
         start = now(stores.flow.begin_hydrate(ref, run=run if turn == 0 else ""))
         if start.status != "go":
             return _nothing_to_restore(stores, ref, start)
-        try:
-            loaded = load(stores, ref)
-        except ArchiveCorrupt as error:
-            now(stores.flow.tell(ref, start.ticket, "failed", str(error)))
-            stores.note(ref, "corrupt", {"key": error.key, "reason": error.reason})
-            return Outcome("corrupt")
-        except (StoreRefused, ArchiveFrozen) as error:
-            now(stores.flow.tell(ref, start.ticket, "failed", str(error)))
-            raise
-        if loaded is None:
-            if _tell_nothing(stores, ref, start):
-                return Outcome("absent")
-            continue
-        restored = now(stores.flow.restore(ref, start.ticket, loaded.copy))
-        if restored.status in ("restored", "present", "erasing"):
-            _record(stores, ref, start, loaded, restored)
-            return Outcome(restored.status, rev=loaded.seal.rev, count=loaded.seal.count, bytes=loaded.bytes)
+        outcome = _brought(stores, ref, start)
+        if outcome is not None:
+            return outcome
     raise StoreUnavailable("Redis", "a restore", "the thread's ticket kept changing")
 
 
-def load(stores: Stores, ref: ThreadRef) -> Loaded | None:
-    """The thread's archive, read and verified; None if there is none, or only a tombstone.
-
-    Raises:
-        ArchiveCorrupt: the object is not what was written there.
-    """
-    found = stores.cold.get(ref)
-    if found is None:
-        return _load_v1(stores, ref) if stores.settings.v1_fallback else None
-    stored, body = found
-    if (stored.meta is not None and stored.meta.tombstone) or is_tombstone(body):
-        return None
-    return _verified(stores, ref, stored, body)
-
-
-def _verified(stores: Stores, ref: ThreadRef, stored: StoredObject, body: bytes) -> Loaded:
-    ids: list[bytes] = []
-    raw_bytes, frames, seal = 0, 0, None
-    limit = stores.settings.max_thread_bytes
-    for frame in read_frames(body, where=stored.key, thread=str(ref), max_bytes=limit):
-        ids.append(record_hashes(frame.lines))
-        raw_bytes += len(frame.lines)
-        frames, seal = frames + 1, frame.seal
-    if seal is None:
-        raise ArchiveCorrupt(str(ref), stored.key, "it is empty")
-    verify_owner(seal, ref, where=stored.key)
-    if stored.meta is not None and (stored.meta.rev, stored.meta.chain) != (seal.rev, seal.chain):
-        raise ArchiveCorrupt(str(ref), stored.key, "its metadata does not belong to its content")
-    copy = _restorable(seal, stored, body, b"".join(ids), frames, raw_bytes, archived=seal.rev)
-    return Loaded(copy, seal, stored, len(body))
-
-
-def _load_v1(stores: Stores, ref: ThreadRef) -> Loaded | None:
-    """A snapshot of zeitlich's, as a thread that this format has not archived yet: it comes back hot."""
-    found = stores.cold.get_v1(ref)
-    if found is None:
-        return None
-    key, body = found
-    snapshot = read_v1(body, thread=str(ref), where=key, max_bytes=stores.settings.max_thread_bytes)
+def _brought(stores: Stores, ref: ThreadRef, start: HydrateStart) -> Outcome | None:
+    """One try, under one ticket; None if all must begin again."""
     try:
-        records = [checked_record(entry, max_bytes=stores.settings.max_message_bytes) for entry in snapshot.entries]
-    except InvalidMessage as error:
-        raise ArchiveCorrupt(str(ref), key, str(error)) from None
-    rev = now(stores.hot.clock(ref))
-    seal = Seal(ref.namespace, ref.thread_id, rev, fresh_mark(), rev, 0, snapshot.state, NO_CHAIN, codec=snapshot.codec)
-    tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN)
-    hashes = _hashes(records)
-    copy = _restorable(tail.seal, None, tail.body, hashes, tail.frames, tail.raw_bytes, archived=0)
-    return Loaded(copy, tail.seal, None, len(body))
+        mended = mend(stores, ref, start)
+        if mended is not None:
+            return mended if isinstance(mended, Outcome) else None
+        loaded = load(stores, ref)
+    except ArchiveCorrupt as error:
+        return _corrupt(stores, ref, start, error)
+    except (StoreRefused, ArchiveFrozen) as error:
+        now(stores.flow.tell(ref, start.ticket, "failed", str(error)))
+        raise
+    loss = loss_of(start.remains, loaded)
+    if loss is not None:
+        return give_up(stores, ref, start, loaded, loss)
+    return _restored(stores, ref, start, loaded)
 
 
-def _hashes(records: Iterable[bytes]) -> bytes:
-    return b"".join([record_hashes(record + b"\n") for record in records])
-
-
-def _restorable(
-    seal: Seal,
-    stored: StoredObject | None,
-    body: bytes,
-    ids: bytes,
-    frames: int,
-    raw_bytes: int,
-    *,
-    archived: int,
-) -> Restorable:
-    state = None if seal.state is None else json.dumps(seal.state, separators=(",", ":")).encode("ascii")
-    fields = [
-        *identity_fields(codec=seal.codec, state=state, labels=seal.labels, forked_from=seal.forked_from),
-        *restored_fields(
-            stored, base_bytes=len(body), frames=frames, chain=seal.chain, raw_bytes=raw_bytes, born=seal.born
-        ),
-    ]
-    return Restorable(cut(body), ids, seal.rev, archived, fields)
+def _restored(stores: Stores, ref: ThreadRef, start: HydrateStart, loaded: Loaded | Absent) -> Outcome | None:
+    if isinstance(loaded, Absent):
+        return Outcome("absent") if _tell_nothing(stores, ref, start, loaded.floor) else None
+    restored = now(stores.flow.restore(ref, start.ticket, loaded.copy))
+    if restored.status not in ("restored", "present", "erasing"):
+        return None
+    _record(stores, ref, start, loaded, restored)
+    return Outcome(restored.status, rev=loaded.seal.rev, count=loaded.seal.count, bytes=loaded.bytes)
 
 
 def _nothing_to_restore(stores: Stores, ref: ThreadRef, start: HydrateStart) -> Outcome:
@@ -167,25 +88,32 @@ def _nothing_to_restore(stores: Stores, ref: ThreadRef, start: HydrateStart) -> 
         if start.ticket:
             reason = f"{start.deaths} workers died bringing it back, so it was set aside."
             now(stores.flow.tell(ref, start.ticket, "failed", f"{reason} `threadkeep hydrate --force` tries again."))
-    return Outcome(start.status)
+    return Outcome("lost" if start.status == "untold" else start.status)
 
 
-def _tell_nothing(stores: Stores, ref: ThreadRef, start: HydrateStart) -> bool:
+def _corrupt(stores: Stores, ref: ThreadRef, start: HydrateStart, error: ArchiveCorrupt) -> Outcome:
+    """What only Redis has stays there for when the object is put right; the sweep does not try it again and again."""
+    now(stores.flow.tell(ref, start.ticket, "failed", str(error), remains="shelved"))
+    facts = {"key": error.key, "reason": error.reason}
+    stores.note(ref, "corrupt", facts if start.remains is None else {**facts, "broken": start.remains.broken})
+    return Outcome("corrupt")
+
+
+def _tell_nothing(stores: Stores, ref: ThreadRef, start: HydrateStart, floor: int) -> bool:
     """Say that there is no such thread; False if the ticket is gone.
 
-    A thread that the catalog knows as hot and never archived was lost with Redis's memory. Whoever comes first is told
-    so; after that the id is free.
+    A thread that the catalog knows as hot and never archived was lost with Redis's memory, unless it lies under a
+    tombstone of which the catalog has not heard yet. Whoever comes first is told so; after that the id is free.
     """
     try:
         stores.catalog.epoch_changed(ref.shard, start.epoch)
         known = stores.catalog.get(ref)
     except ThreadkeepError:
         known = None
-    if known is None or known.erased_at is not None or known.stat.tier != "hot" or known.stat.archived_rev:
-        return now(stores.flow.tell(ref, start.ticket, "absent"))
+    if known is None or known.stat.tier != "hot" or known.stat.archived_rev or known.stat.rev <= floor:
+        return now(stores.flow.tell(ref, start.ticket, "absent", floor=floor))
     stores.note(ref, "hot_loss", {"known_rev": known.stat.rev, "restored_rev": 0})
-    reason = f"Redis lost its memory, and with it revision {known.stat.rev} of this thread, which was never archived."
-    if not now(stores.flow.tell(ref, start.ticket, "failed", reason)):
+    if not now(stores.flow.tell_lost(ref, start.ticket, Loss(known.stat.rev, 0))):
         return False
     stores.tell_catalog(CatalogRow(ref, "cold", stamp=now(stores.hot.clock(ref)), rev=known.stat.rev))
     return True

@@ -112,7 +112,7 @@ def decide_lost_race(mine: Prepared, there: StoredObject | None, *, belongs: str
 
 def _adopt(stores: Stores, ref: ThreadRef, mine: Prepared, foreign: StoredObject) -> Literal["again", "superseded"]:
     stores.note(ref, "conflict", {"kept": "theirs", "rev": mine.meta.rev, "etag": foreign.etag})
-    _clear_if_erased(stores, ref)
+    clear_if_erased(stores, ref)
     if now(stores.flow.adopt(ref, mine.attempt, foreign)):
         return "again"
     _keep_mine_aside(stores, ref, mine)
@@ -122,10 +122,10 @@ def _adopt(stores: Stores, ref: ThreadRef, mine: Prepared, foreign: StoredObject
 def _keep_mine_aside(stores: Stores, ref: ThreadRef, mine: Prepared) -> None:
     key = stores.cold.put_aside(ref, mine.body, meta=mine.meta)
     stores.note(ref, "conflict", {"kept": "mine", "rev": mine.meta.rev, "key": key})
-    _clear_if_erased(stores, ref)
+    clear_if_erased(stores, ref)
 
 
-def _clear_if_erased(stores: Stores, ref: ThreadRef) -> None:
+def clear_if_erased(stores: Stores, ref: ThreadRef) -> None:
     """Whoever put a copy aside looks again: of an erased thread nothing may stay."""
     there = stores.cold.head(ref)
     if there is not None and there.meta is not None and there.meta.tombstone:

@@ -9,6 +9,7 @@ from threadkeep.storage.archive import NO_CHAIN, SealedTail, read_frames, seal_t
 from threadkeep.storage.hot import Contents, cut
 from threadkeep.storage.hot_flow import SealedFlush
 from threadkeep.storage.hot_head import Head
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.parts import log_bytes
 
 
@@ -30,9 +31,7 @@ def prepare(ref: ThreadRef, contents: Contents, attempt: str, *, evicting: bool,
     seal = head.to_seal(ref, attempt)
     compact = should_compact(frames=head.frames, base_bytes=head.base_bytes, evicting=evicting)
     if compact:
-        frames = read_frames(
-            contents.base, where=f"base of {ref}", thread=str(ref), max_bytes=settings.max_thread_bytes
-        )
+        frames = read_frames(contents.base, where=f"base of {ref}", thread=str(ref), limits=ReadLimits.of(settings))
         old = chain.from_iterable(frame.records() for frame in frames)
         fresh = seal_tail(
             chain(old, contents.tail),

@@ -5,14 +5,15 @@ import os
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
+from threadkeep.storage.cluster import sync_link
 from threadkeep.storage.hot import HotTier
 from threadkeep.storage.hot_flow import TierFlow
-from threadkeep.storage.link import SyncLink
+from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import Catalog, CatalogEvent, CatalogRow, ColdStore
 
@@ -30,7 +31,7 @@ class Stores:
 
     @cached_property
     def hot(self) -> HotTier:
-        return HotTier(SyncLink(self.settings), self.settings)
+        return HotTier(sync_link(self.settings), self.settings)
 
     @cached_property
     def flow(self) -> TierFlow:
@@ -98,7 +99,7 @@ class Stores:
             self.owe_catalog(row.ref)
             return False
         try:
-            now(self.flow.paid(row.ref))
+            now(self.flow.paid(row.ref, row.stamp))
         except ThreadkeepError as error:
             log.warning("the sweep will tell the catalog once more", extra={**facts, "reason": str(error)})
         return True
@@ -140,6 +141,29 @@ def archived_row(
         born=meta.born,
         archived_at=stored.modified,
         **more,
+    )
+
+
+def head_row(ref: ThreadRef, head: Head, tier: Literal["hot", "cold"], now_ms: int, lingers: float) -> CatalogRow:
+    """What the catalog is told of a thread in Redis; a cached copy `lingers` for so many seconds at most."""
+    return CatalogRow(
+        ref=ref,
+        tier=tier,
+        stamp=now_ms * 1000,
+        rev=head.rev,
+        archived_rev=head.archived,
+        cached_until=now_ms / 1000 + lingers if tier == "cold" else None,
+        object_key=head.key or None,
+        etag=head.etag or None,
+        raw_bytes=head.raw_bytes if head.archived else None,
+        stored_bytes=head.base_bytes if head.archived else None,
+        count=head.count,
+        chain=head.chain or None,
+        born=head.born,
+        codec=head.codec,
+        labels=head.labels,
+        forked_from=head.forked_from,
+        active_at=head.active / 1000,
     )
 
 

@@ -5,14 +5,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
-from threadkeep.errors import BrokerUnavailable, StoreRefused, ThreadkeepError
-from threadkeep.model import FlushMode, ThreadRef
+from threadkeep.errors import ArchiveCorrupt, BrokerUnavailable, StoreRefused, ThreadkeepError
+from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot_flow import Lapsed
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogFilter, CatalogRow
 from threadkeep.tasks.enqueue import Enqueuer
-from threadkeep.tasks.stores import Stores, archived_row, log
+from threadkeep.tasks.erase import forget
+from threadkeep.tasks.losing import note_fallback, note_older
+from threadkeep.tasks.stores import Stores, archived_row, head_row, log
 
 ROWS_AT_ONCE: Final = 500
 
@@ -28,8 +30,10 @@ class SweepCounts:
     checkpoints: int = 0
     lapsed: int = 0
     dropped: int = 0
+    broken: int = 0
     outdated: int = 0
     erasing: int = 0
+    graves: int = 0
     set_aside: int = 0
     catalog_rows: int = 0
     skipped: bool = False
@@ -70,6 +74,7 @@ class _Batch:
             log.warning("the catalog could not be told in this sweep", extra={"rows": len(rows), "reason": str(error)})
             return False
         self.counts.catalog_rows += len(rows)
+        note_older(self.stores, rows)
         return True
 
 
@@ -102,17 +107,22 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
     if not force and not now(stores.flow.claim_sweep(int(started / 1000 / period), 2 * period)):
         counts.skipped = True
         return counts
-    aside = {ref for kind, ref, runs in _set_aside(stores) if kind == "flush"}
-    counts.set_aside = len(aside)
+    aside = {(kind, ref) for kind, ref, _ in _set_aside(stores)}
+    counts.set_aside = sum(kind == "flush" for kind, _ in aside)
     batch = _Batch(stores, counts)
     for ref in _index(stores):
-        found = now(stores.flow.lapse(ref))
-        _look_after(stores, enqueuer, ref, found, batch, now_ms=started, aside=ref in aside)
+        try:
+            found = now(stores.flow.lapse(ref))
+        except (ArchiveCorrupt, StoreRefused) as error:  # its head is damaged; the others are none the worse for it
+            log.warning("a thread could not be looked at", extra={"thread_id": str(ref), "reason": str(error)})
+            continue
+        _look_after(stores, enqueuer, ref, found, batch, now_ms=started, aside=aside)
     batch.write()
     for ref in now(_collect(stores.flow.owed())):
         if not _pay(stores, ref, counts):
             break
     _drop_outdated(stores, counts, started / 1000)
+    _queue_graves(stores, enqueuer, counts, started)
     _prune(stores)
     return counts
 
@@ -125,9 +135,11 @@ def _look_after(
     batch: _Batch,
     *,
     now_ms: int,
-    aside: bool,
+    aside: set[tuple[str, ThreadRef]],
 ) -> None:
     counts = batch.counts
+    if found.head is not None:
+        note_fallback(stores, ref, found.head)
     match found.status:
         case "erasing":
             counts.erasing += 1
@@ -135,13 +147,18 @@ def _look_after(
         case "dropped":
             counts.dropped += 1
             stores.owe_catalog(ref)
+        case "broken":
+            counts.broken += 1
+            if ("hydrate", ref) not in aside:
+                expires = 2 * stores.settings.sweep_every
+                _queue(lambda: enqueuer.hydrate(ref, fresh_mark(), expires=expires))
         case "fading" if found.head is not None:
             counts.lapsed += 1
-            batch.add(_row(ref, found.head, "cold", now_ms, stores.settings.linger_seconds))
+            batch.add(head_row(ref, found.head, "cold", now_ms, stores.settings.linger_seconds))
         case _ if found.head is not None:
             counts.hot += 1
-            batch.add(_row(ref, found.head, "hot", now_ms, 0))
-            if not aside:
+            batch.add(head_row(ref, found.head, "hot", now_ms, 0))
+            if ("flush", ref) not in aside:
                 _queue_flush(stores, enqueuer, ref, found.head, counts, now_ms)
 
 
@@ -166,48 +183,27 @@ def _queue(publish: Any) -> bool:
     return True
 
 
-def _row(ref: ThreadRef, head: Head, tier: Literal["hot", "cold"], now_ms: int, lingers: float) -> CatalogRow:
-    return CatalogRow(
-        ref=ref,
-        tier=tier,
-        stamp=now_ms * 1000,
-        rev=head.rev,
-        archived_rev=head.archived,
-        cached_until=now_ms / 1000 + lingers if tier == "cold" else None,
-        object_key=head.key or None,
-        etag=head.etag or None,
-        raw_bytes=head.raw_bytes if head.archived else None,
-        stored_bytes=head.base_bytes if head.archived else None,
-        count=head.count,
-        chain=head.chain or None,
-        born=head.born,
-        codec=head.codec,
-        labels=head.labels,
-        forked_from=head.forked_from,
-        active_at=head.active / 1000,
-    )
-
-
 def _pay(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> bool:
     """Tell the catalog what it missed about a thread; False if a store is still away, and the next sweep will."""
+    stamp = now(stores.hot.clock(ref))
     try:
-        _tell(stores, ref, counts)
+        _tell(stores, ref, counts, stamp)
     except ThreadkeepError as error:
         log.warning("the catalog could not be told", extra={"thread_id": str(ref), "reason": str(error)})
         return not error.retryable and not isinstance(error, StoreRefused)
-    now(stores.flow.paid(ref))
+    now(stores.flow.paid(ref, stamp))
     return True
 
 
-def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts) -> None:
-    stamp = now(stores.hot.clock(ref))
+def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts, stamp: int) -> None:
     seen = now(stores.hot.look(ref))
+    if seen.head is not None:
+        note_fallback(stores, ref, seen.head)
     there = stores.cold.head(ref)
     if there is None or there.meta is None:
         return
-    if there.meta.tombstone:
-        if seen.status == "absent":
-            stores.catalog.erase(ref, request_id=there.meta.attempt, rev=there.meta.rev)
+    if there.meta.tombstone:  # of a successor that is here already, this leaves all that is its own
+        forget(stores, ref, there.meta)
         return
     hot = seen.head is not None and seen.head.dirty
     stores.catalog.record([archived_row(ref, there, there.meta, hot=hot, stamp=stamp)])
@@ -225,6 +221,16 @@ def _drop_outdated(stores: Stores, counts: SweepCounts, now_s: float) -> None:
             where = replace(where, after=ref)
     except ThreadkeepError as error:
         log.warning("cached copies could not be compared with the catalog", extra={"reason": str(error)})
+
+
+def _queue_graves(stores: Stores, enqueuer: Enqueuer, counts: SweepCounts, now_ms: int) -> None:
+    """Have erased threads looked at again that are due; the next sweep to come asks again if the message is lost."""
+    later = now_ms + int(1000 * stores.settings.marker_seconds)
+    for ref, rev in now(_collect(stores.flow.graves(now_ms))):
+        if not _queue(lambda ref=ref, rev=rev: enqueuer.purge_conflicts(ref, rev=rev)):
+            return
+        now(stores.flow.postpone_grave(ref, rev, later))
+        counts.graves += 1
 
 
 def _prune(stores: Stores) -> None:

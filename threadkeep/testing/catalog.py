@@ -19,6 +19,7 @@ from threadkeep.storage.ports import (
     CatalogEvent,
     CatalogFilter,
     CatalogRow,
+    RowRevs,
     TierTotals,
 )
 from threadkeep.testing.catalog_histories import (
@@ -29,6 +30,7 @@ from threadkeep.testing.catalog_histories import (
     NEXT_FLUSH,
     NEXT_LIFE,
     NOWHERE,
+    SECOND_FLUSH,
     a_thread,
     acted,
     erasing,
@@ -131,6 +133,81 @@ class CatalogContract:
     def test_a_cached_copy_is_gone_once_its_time_has_passed(self, catalog: Catalog, ref: ThreadRef) -> None:
         catalog.record([replace(FIRST_FLUSH, ref=ref, cached_until=1_000.0)])
         assert not found(catalog, ref).stat.cached
+
+    def test_many_rows_are_read_at_once_whatever_their_ids(self, catalog: Catalog) -> None:
+        refs = [
+            ThreadRef(namespace, name) for namespace in ("n", "é", "a b") for name in ("t", "'", "中", "a\\b", "{}")
+        ]
+        catalog.record(CatalogRow(ref, "hot", stamp=1, rev=number + 1) for number, ref in enumerate(refs))
+        catalog.erase(refs[0], request_id="r", rev=9)
+        absent = [ThreadRef("é", "n"), ThreadRef("n", "nothing")]
+        assert catalog.get_many([*refs, *absent, refs[3]]) == {ref: catalog.get(ref) for ref in refs}
+        assert catalog.get_many(absent) == catalog.get_many([]) == {}
+
+    # --- set right ---
+
+    def test_a_row_that_claims_too_much_is_replaced_by_what_is_so(self, catalog: Catalog, ref: ThreadRef) -> None:
+        truth = replace(FIRST_FLUSH, ref=ref, version_id=None, cached_until=None)
+        expected = recorded(catalog, [replace(truth, codec=None, labels=None)], like=ref)
+        lie = replace(
+            SECOND_FLUSH, ref=ref, tier="hot", stamp=10**15, rev=90, archived_rev=80, born=70, count=99, version_id="v9"
+        )
+        catalog.record([lie, replace(truth, codec=None, labels=None)])
+        assert found(catalog, ref).stat.archived_rev == 80
+        assert catalog.replace([(replace(truth, codec=None, labels=None), found(catalog, ref))]) == {ref}
+        entry = found(catalog, ref)
+        assert replace(entry, stat=replace(entry.stat, codec="plain", labels={})) == expected
+        assert entry.revs == RowRevs(stamp=21, object=20, labels=None, count=20)
+
+    def test_a_replacement_keeps_what_it_cannot_tell(self, catalog: Catalog, ref: ThreadRef) -> None:
+        lives = replace(FIRST_FLUSH, ref=ref, forked_from=NOWHERE.member)
+        catalog.record([lives, replace(SECOND_FLUSH, ref=ref, archived_rev=80)])
+        assert catalog.replace([(replace(lives, codec=None, labels=None, forked_from=None), found(catalog, ref))])
+        assert found(catalog, ref) == recorded(catalog, [lives], like=ref)
+        assert found(catalog, ref).revs.labels == 20
+        assert catalog.replace([(replace(lives, labels={}, forked_from=None), found(catalog, ref))])
+        assert (found(catalog, ref).stat.forked_from, found(catalog, ref).stat.labels) == (None, {})
+
+    def test_a_row_that_changed_since_it_was_read_is_not_replaced(self, catalog: Catalog, ref: ThreadRef) -> None:
+        catalog.record([replace(FIRST_FLUSH, ref=ref)])
+        read = found(catalog, ref)
+        for change in (SECOND_FLUSH, replace(SECOND_FLUSH, stamp=99), replace(HOT_AGAIN, rev=40)):
+            catalog.record([replace(change, ref=ref)])
+            before = found(catalog, ref)
+            assert catalog.replace([(replace(FIRST_FLUSH, ref=ref), read)]) == set()
+            assert found(catalog, ref) == before
+        assert catalog.replace([(replace(FIRST_FLUSH, ref=a_thread()), read)]) == set()
+        assert catalog.replace([]) == set()
+
+    def test_what_is_told_after_a_replacement_merges_as_ever(self, catalog: Catalog) -> None:
+        expected = nameless(found(catalog, seen(catalog, LIFE)))
+        ref = seen(catalog, [replace(SECOND_FLUSH, rev=90, archived_rev=90, stamp=90, born=80, active_at=90.0)])
+        catalog.replace([(replace(FIRST_FLUSH, ref=ref), found(catalog, ref))])
+        catalog.record([replace(row, ref=ref) for row in reversed(LIFE)])
+        assert nameless(found(catalog, ref)) == expected
+
+    def test_an_erased_row_is_replaced_only_by_a_later_life(self, catalog: Catalog, ref: ThreadRef) -> None:
+        catalog.record([replace(FIRST_FLUSH, ref=ref)])
+        catalog.erase(ref, request_id="r1", rev=25)
+        assert catalog.replace([(replace(FIRST_FLUSH, ref=ref), found(catalog, ref))]) == set()
+        assert found(catalog, ref).erased_at is not None
+        assert catalog.replace([(replace(NEXT_FLUSH, ref=ref), found(catalog, ref))]) == {ref}
+        assert (found(catalog, ref).erased_at, found(catalog, ref).stat.rev) == (None, 60)
+        assert found(catalog, ref).revs.erased == 25
+
+    def test_of_many_who_replace_a_row_at_once_one_does(self, catalog: Catalog) -> None:
+        refs = [a_thread() for _ in range(20)]
+        catalog.record(replace(SECOND_FLUSH, ref=ref, archived_rev=80, rev=80) for ref in refs)
+        read = catalog.get_many(refs)
+
+        def replace_all(number: int) -> set[ThreadRef]:
+            mine = random.Random(number).sample(refs, len(refs))
+            return catalog.replace([(replace(FIRST_FLUSH, ref=ref), read[ref]) for ref in mine])
+
+        with ThreadPoolExecutor(6) as pool:
+            done = [ref for replaced in pool.map(replace_all, range(6)) for ref in replaced]
+        assert sorted(done) == sorted(refs)
+        assert {found(catalog, ref).stat.archived_rev for ref in refs} == {20}
 
     # --- out of order, more than once, at once ---
 

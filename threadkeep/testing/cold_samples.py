@@ -22,7 +22,8 @@ def make_meta(rev: int, *, attempt: str | None = None, tombstone: bool = False) 
     """Metadata of some archive at this revision, by an attempt of its own."""
     if tombstone:
         return ArchiveMeta(rev, attempt or fresh_mark(), chain="", count=0, born=0, tombstone=True)
-    return ArchiveMeta(rev, attempt or fresh_mark(), chain="c" * 64, count=rev, born=1, raw_bytes=10 * rev)
+    count = rev % 1000
+    return ArchiveMeta(rev, attempt or fresh_mark(), chain="c" * 64, count=count, born=1, raw_bytes=10 * count)
 
 
 def put_over(store: ColdStore, ref: ThreadRef, rev: int, *, tombstone: bool = False) -> StoredObject:

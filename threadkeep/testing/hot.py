@@ -1,15 +1,17 @@
 """What every hot tier promises, sync or async, on one server or a cluster."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
 
-from threadkeep.model import Entry, StoredObject, ThreadRef, fresh_mark
+from threadkeep.model import ArchiveMeta, Entry, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.archive import NO_CHAIN, id_hash
 from threadkeep.storage.hot import HotTier, Written
-from threadkeep.storage.hot_flow import Restorable, SealedFlush, TierFlow, restored_fields
+from threadkeep.storage.hot_flow import Mending, Restorable, SealedFlush, TierFlow, restored_fields
 from threadkeep.storage.hot_head import Head, identity_fields
+from threadkeep.storage.hot_remains import Loss
 from threadkeep.storage.parts import plain_parts
 
 T = TypeVar("T")
@@ -81,7 +83,7 @@ class HotTierContract:
         self.make(hot, now)
         assert now(hot.acquire(REF, "other")).status == "busy"
         assert now(hot.acquire(REF, "me")).status == "ok"
-        assert now(hot.release(REF, "me", "linger", "f")) == "enqueue"
+        assert now(hot.release(REF, "me", "linger", "f")).status == "enqueue"
         assert now(hot.acquire(REF, "other")).status == "ok"
         assert self.add(hot, now, [1], checked=0).status == "fenced"
         assert not now(hot.renew(REF, "me"))
@@ -128,6 +130,15 @@ class HotTierContract:
         contents = now(hot.read(REF, with_ids=True))
         assert contents.tail == records
         assert contents.ids == ids
+
+    def test_what_is_staged_may_be_sent_twice(self, hot: HotTier, now: Run[Any]) -> None:
+        pieces, ids = hot.keys(REF).staging("0a")[0], hot.keys(REF).staging("0a")[2]
+        for _ in range(2):
+            now(hot.stage_pieces(pieces, [b"one", b"two"]))
+            now(hot.stage_ids(ids, b"x" * 32))
+        assert now(hot.link.run("LLEN", pieces)) == 2
+        assert now(hot.link.run("STRLEN", ids)) == 32
+        assert 0 < self.ttl(hot, now, pieces) <= 600_000
 
     def test_revisions_only_grow(self, hot: HotTier, now: Run[Any]) -> None:
         revs = [self.make(hot, now).rev]
@@ -276,6 +287,32 @@ class HotTierContract:
             now(flow.begin_flush(REF, fresh_mark(), "linger"))
         assert len(self.head(hot, now).attempts.split()) == 32
 
+    def test_a_copy_whose_archive_is_damaged_is_dirty_and_stays(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=3)
+        now(hot.release(REF, "me", "linger", "f"))
+        self.flush(hot, flow, now, mode="linger")
+        before = self.head(hot, now)
+        assert not before.dirty
+        assert now(flow.distrust(REF, before, "damaged-1"))
+        after = self.head(hot, now)
+        assert (after.dirty, after.etag, after.count, after.rev > before.rev) == (True, "damaged-1", 3, True)
+        assert after.gen != before.gen
+        assert {self.ttl(hot, now, getattr(hot.keys(REF), part)) for part in ("head", "base", "ids")} == {-1}
+        assert [ref for ref in now(collected(flow.index())) if ref == REF]
+        assert not now(flow.distrust(REF, before, "damaged-1"))
+
+    def test_a_thread_that_changed_since_it_was_read_is_not_distrusted(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        head = self.make(hot, now, count=1)
+        self.add(hot, now, [1], checked=1)
+        before = self.head(hot, now)
+        assert not now(flow.distrust(REF, head, "damaged-1"))
+        assert self.head(hot, now) == before
+        assert not now(flow.distrust(ThreadRef.of("nowhere"), head, "damaged-1"))
+
     # --- hydrate ----------------------------------------------------------------------------------------------------
 
     def restorable(self, *, rev: int = 7) -> Restorable:
@@ -314,6 +351,154 @@ class HotTierContract:
         assert now(flow.leave(REF, self.head(hot, now), "evict")).status == "lingers"
         assert 250_000 < self.ttl(hot, now, hot.keys(REF).head) <= 300_000
 
+    # --- what Redis loses -------------------------------------------------------------------------------------------
+
+    def break_up(self, hot: HotTier, now: Run[Any], *parts: str) -> None:
+        now(hot.link.run("DEL", *(getattr(hot.keys(REF), part) for part in parts)))
+
+    def test_what_is_left_of_a_thread_is_told(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        assert now(hot.look(REF)).remains is None
+        head = self.make(hot, now, count=3)
+        self.break_up(hot, now, "ids")
+        remains = now(flow.begin_hydrate(REF)).remains
+        assert remains == now(hot.look(REF)).remains
+        assert (remains.head.rev, remains.broken, remains.mendable) == (head.rev, ["ids"], True)
+        self.break_up(hot, now, "log")
+        assert now(hot.look(REF)).remains.broken == ["log", "ids"]
+        assert not now(hot.look(REF)).remains.mendable
+        self.break_up(hot, now, "head")
+        remains = now(hot.look(REF)).remains
+        assert (remains.head, remains.rev // 10**6 - head.rev // 10**6 in (0, 1)) == (None, True)
+
+    def test_a_broken_thread_stays_in_the_index_unless_it_is_clean(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=1)
+        self.flush(hot, flow, now, mode="checkpoint")
+        self.add(hot, now, [1], checked=1)
+        self.break_up(hot, now, "base")
+        assert [now(flow.lapse(REF)).status for _ in range(2)] == ["broken"] * 2
+        self.break_up(hot, now, "head")
+        assert now(flow.lapse(REF)).status == "broken"
+        now(flow.erase_unmark(REF, now(flow.erase_mark(REF, "r1", 0)), "{}", buried=0))
+        self.make(hot, now, count=1)
+        self.flush(hot, flow, now, mode="checkpoint")
+        self.break_up(hot, now, "ids")
+        assert now(flow.lapse(REF)).status == "dropped"
+        assert now(hot.look(REF)).remains is None
+
+    def test_a_thread_is_mended_only_as_it_was_found_and_under_its_ticket(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=2)
+        ids = now(hot.ids(REF))
+        self.break_up(hot, now, "ids")
+        start = now(flow.begin_hydrate(REF))
+        head, mending = start.remains.head, Mending([], ids, ["chain", NO_CHAIN])
+        assert now(flow.mend(REF, "0a", head, mending)) == "refused"
+        assert now(flow.mend(REF, start.ticket, replace(head, rev=head.rev + 1), mending)) == "moved"
+        assert now(flow.mend(REF, start.ticket, head, Mending([], ids[:16], []))) == "unstaged"
+        assert now(flow.mend(REF, start.ticket, head, mending)) == "mended"
+        assert now(flow.mend(REF, start.ticket, head, mending)) == "present"
+        mended = self.head(hot, now)
+        assert (mended.rev, mended.lease, mended.gen != head.gen) == (head.rev, "me", True)
+        assert self.ttl(hot, now, hot.keys(REF).ids) == -1
+        assert self.add(hot, now, [1, 2], checked=0).status == "known"
+
+    def test_a_log_that_is_gone_cannot_be_mended(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        self.make(hot, now, count=2)
+        ids = now(hot.ids(REF))
+        self.break_up(hot, now, "ids", "log")
+        start = now(flow.begin_hydrate(REF))
+        assert now(flow.mend(REF, start.ticket, start.remains.head, Mending([], ids, []))) == "moved"
+
+    def test_a_loss_waits_for_whoever_asks_first_and_is_said_once(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=2)
+        self.break_up(hot, now, "log")
+        start = now(flow.begin_hydrate(REF))
+        assert now(flow.tell_lost(REF, start.ticket, Loss(9, 3)))
+        assert not now(flow.tell_lost(REF, "0a", Loss(9, 3)))
+        assert (now(hot.look(REF)).verdict, now(hot.look(REF)).remains) == ("lost", None)
+        assert self.ttl(hot, now, hot.keys(REF).ticket) > 86_400_000
+        assert now(flow.begin_hydrate(REF)).status == "untold"
+        asked = now(hot.ask(REF, keep=5))
+        assert (asked.status, Loss.parse(asked.reason)) == ("lost", Loss(9, 3))
+        assert now(hot.ask(REF, keep=5)).status == "enqueue"
+        assert now(flow.begin_hydrate(REF)).status == "go"
+
+    def test_who_waited_and_heard_of_a_loss_is_not_told_again(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=2)
+        self.break_up(hot, now, "log")
+        asked = now(hot.ask(REF, keep=5))
+        start = now(flow.begin_hydrate(REF))
+        assert start.ticket == asked.ticket
+        now(flow.tell_lost(REF, start.ticket, Loss(9, 3)))
+        now(hot.heard(REF, "0a"))
+        assert now(flow.begin_hydrate(REF)).status == "untold"
+        now(hot.heard(REF, start.ticket))
+        assert now(hot.look(REF)).verdict == "lost"
+        assert now(hot.ask(REF, keep=5)).status == "enqueue"
+
+    def test_remains_that_cannot_be_mended_now_leave_the_index_and_stay(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=2)
+        self.break_up(hot, now, "ids")
+        start = now(flow.begin_hydrate(REF))
+        assert now(flow.tell(REF, start.ticket, "failed", "damaged", remains="shelved"))
+        assert now(collected(flow.index())) == []
+        assert now(flow.begin_hydrate(REF)).remains.broken == ["ids"]
+
+    def test_every_write_that_comes_behind_a_fall_is_told_and_the_fall_remembered(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        head = self.make(hot, now, count=2)
+        entry, told = Entry("n", "user", "n"), head.rev + 1
+        records, ids = [entry.to_record()], id_hash("n")
+        parts = plain_parts(records, ids)
+        for token in ("me", "fenced"):
+            assert now(hot.append(REF, token, records, ids, checked=2, told=told)).status == "behind"
+            assert now(hot.save(REF, token, ["state", b"{}"], told=told)).status == "behind"
+            cut = hot.truncate(REF, token, head, keep=1, cut_bytes=0, gen="0b", told=told)
+            assert now(cut).status == "behind"
+            assert now(hot.rewrite(REF, token, head, parts, gen="0b", told=told)).status == "behind"
+        assert replace(self.head(hot, now), lost="") == head
+        assert Loss.parse(self.head(hot, now).lost) == Loss(told, head.rev)
+        now(flow.loss_noted(REF))
+        assert self.head(hot, now) == head
+        assert now(hot.save(REF, "me", ["state", b"{}"], told=head.rev)).status == "ok"
+
+    def test_a_release_after_a_fall_says_so_and_asks_for_a_flush(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        self.make(hot, now, count=1)
+        self.flush(hot, flow, now, mode="checkpoint")
+        head = self.head(hot, now)
+        left = now(hot.release(REF, "me", "evict", "f", told=head.rev + 1))
+        assert (left.status, left.rev) == ("enqueue", head.rev)
+        assert (self.head(hot, now).lease, self.head(hot, now).lost != "") == ("", True)
+        assert now(hot.release(REF, "me", "evict", "f", told=head.rev + 1)).status == "fenced"
+
+    def test_a_debt_is_paid_only_by_who_told_what_was_so_then_or_later(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        before = now(hot.clock(REF))
+        now(flow.owe(REF))
+        now(flow.paid(REF, before))
+        assert now(collected(flow.owed())) == [REF]
+        now(flow.paid(REF, now(hot.clock(REF))))
+        assert now(collected(flow.owed())) == []
+
+    def test_debts_of_an_earlier_version_are_dated(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        now(hot.link.run("SADD", hot.keys(REF).all[9], REF.member))
+        assert now(collected(flow.owed())) == [REF]
+        now(flow.paid(REF, now(hot.clock(REF))))
+        assert now(collected(flow.owed())) == []
+
     # --- runs that do not end, sweep, erase -------------------------------------------------------------------------
 
     def test_runs_that_never_end_are_counted_and_set_aside(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
@@ -348,18 +533,99 @@ class HotTierContract:
 
     def test_an_erasure_refuses_everything_until_it_is_done(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         head = self.make(hot, now, count=1)
-        assert now(flow.erase_mark(REF, "r0", head.born - 1)) == ("newer", 0)
-        status, rev = now(flow.erase_mark(REF, "r1", head.rev + 10**9))
-        assert (status, rev > head.rev) == ("marked", True)
+        assert now(flow.erase_mark(REF, "r0", head.born - 1)).status == "newer"
+        upto = head.rev + 10**9
+        mark = now(flow.erase_mark(REF, "r1", upto))
+        assert (mark.status, mark.request, mark.upto, mark.standing) == ("marked", "r1", upto, False)
+        assert mark.rev > upto
+        assert mark.noted == {"hot_rev": head.rev, "hot_count": 1}
         assert self.add(hot, now, [5], checked=1).status == "erasing"
         assert now(flow.begin_hydrate(REF)).status == "erasing"
         assert now(flow.begin_flush(REF, "aa", "linger")).status == "erasing"
         assert now(hot.ask(REF, keep=1)).status == "erasing"
         assert now(flow.lapse(REF)).request == "r1"
-        assert now(flow.erase_unmark(REF, "r1", "{}"))
-        assert not now(flow.erase_unmark(REF, "r1", "{}"))
-        assert now(flow.erase_mark(REF, "r1", 0))[0] == "done"
+        assert not now(flow.erase_unmark(REF, replace(mark, mark="r0 1"), "{}", buried=0))
+        assert now(flow.erase_unmark(REF, mark, "{}", buried=mark.rev))
+        assert not now(flow.erase_unmark(REF, mark, "{}", buried=mark.rev))
+        assert now(flow.erase_mark(REF, "r1", 0)).status == "done"
         self.make(hot, now)
+
+    def test_a_mark_that_its_request_set_stands_until_it_is_done(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        head = self.make(hot, now, count=2)
+        mark = now(hot.mark_erasing(REF, "r1"))
+        assert (mark.status, mark.standing, mark.upto >= head.rev) == ("marked", True, True)
+        assert now(hot.mark_erasing(REF, "r1")) == mark
+        joined = now(hot.mark_erasing(REF, "r2"))
+        assert (joined.status, joined.request, joined.upto) == ("under_way", "r1", mark.upto)
+        assert now(flow.erase_mark(REF, "r1", mark.upto)) == mark
+        assert now(flow.erase_mark(REF, "r3", mark.upto)).status == "under_way"
+
+    def test_a_request_takes_over_from_a_mark_that_does_not_stand(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        early = now(flow.erase_mark(REF, "r1", 5))
+        mark = now(hot.mark_erasing(REF, "r2"))
+        assert (mark.status, mark.request, mark.standing, mark.rev >= early.rev) == ("marked", "r2", True, True)
+        assert not now(flow.erase_note(REF, early, "versions", 1))
+        assert not now(flow.erase_unmark(REF, early, "{}", buried=0))
+        assert now(flow.lapse(REF)).request == "r2"
+
+    def test_what_an_erasure_removes_is_counted_over_its_repeats(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        mark = now(hot.mark_erasing(REF, "r1"))
+        assert now(flow.erase_note(REF, mark, "versions", 4))
+        assert now(flow.erase_note(REF, mark, "versions", 2))
+        assert now(flow.erase_mark(REF, "r1", 1)).noted == {"versions": 4}
+        now(hot.link.run("DEL", hot.keys(REF).all[6]))
+        assert not now(flow.erase_note(REF, mark, "versions", 5))
+        assert now(hot.look(REF)).status == "absent"
+
+    def test_a_mark_set_again_after_it_was_lost_is_another(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        """A worker that worked under the first one cannot know what was created in between."""
+        first = now(hot.mark_erasing(REF, "r1"))
+        now(hot.link.run("DEL", hot.keys(REF).all[6]))
+        again = now(flow.erase_mark(REF, "r1", first.upto))
+        assert (again.request, again.standing) == ("r1", False)
+        assert not now(flow.erase_note(REF, first, "versions", 1))
+        assert not now(flow.erase_unmark(REF, first, "{}", buried=0))
+        assert now(flow.erase_unmark(REF, again, "{}", buried=0))
+
+    def test_a_grave_is_looked_at_again_once_it_is_due(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        mark = now(hot.mark_erasing(REF, "r1"))
+        now(flow.erase_unmark(REF, mark, "{}", buried=mark.rev))
+        later = now(hot.clock(REF)) // 1000 + 10**9
+        assert now(collected(flow.graves(now(hot.clock(REF)) // 1000))) == []
+        assert now(collected(flow.graves(later))) == [(REF, mark.rev)]
+        now(flow.postpone_grave(REF, mark.rev, later + 1))
+        assert now(collected(flow.graves(later))) == []
+        now(flow.close_grave(REF, mark.rev))
+        now(flow.postpone_grave(REF, mark.rev, later))
+        assert now(collected(flow.graves(later + 1))) == []
+
+    def test_a_thread_made_over_a_tombstone_is_born_after_it(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
+        ahead = now(hot.clock(REF)) + 10**12
+        parts = plain_parts([], b"", identity_fields(codec="plain", state=None, labels={}, forked_from=None))
+        asked = now(hot.ask(REF, keep=5))
+        assert now(flow.tell(REF, asked.ticket, "absent", floor=ahead))
+        assert now(hot.look(REF)).floor == ahead
+        made = now(hot.create(REF, "me", parts, ticket=asked.ticket, gen="01"))
+        assert (made.head.born, made.head.rev) == (ahead + 1, ahead + 1)
+        assert self.add(hot, now, [0], checked=0).rev == ahead + 2
+
+    def test_a_thread_that_meets_a_tombstone_was_born_after_it(
+        self, hot: HotTier, flow: TierFlow, now: Run[Any]
+    ) -> None:
+        head = self.make(hot, now, count=1)
+        attempt, ahead = fresh_mark(), head.rev + 10**12
+        now(flow.begin_flush(REF, attempt, "linger"))
+        grave = ArchiveMeta(ahead, "feed", "", 0, 0, tombstone=True)
+        assert now(flow.adopt(REF, attempt, replace(STORED, meta=replace(grave, tombstone=False))))
+        assert (self.head(hot, now).born, self.head(hot, now).rev) == (head.born, ahead + 1)
+        assert now(flow.adopt(REF, attempt, replace(STORED, meta=grave)))
+        assert (self.head(hot, now).born, self.head(hot, now).rev) == (ahead + 1, ahead + 1)
 
 
 async def collected(items: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from threadkeep.errors import ArchiveMoved
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_keys import ColdKeys, v1_keys
-from threadkeep.storage.ports import ColdFacts
+from threadkeep.storage.ports import Announce, ColdFacts, unannounced
 
 
 class MemoryColdStore:
@@ -34,12 +34,20 @@ class MemoryColdStore:
                 raise ArchiveMoved(key)
             return self.write(key, body, meta)
 
+    def put_back(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, over: StoredObject | None) -> StoredObject:
+        return self.put(ref, body, meta=meta, based_on=over.etag if over else None)
+
     def head(self, ref: ThreadRef) -> StoredObject | None:
         found = self.get(ref)
         return found and found[0]
 
     def get(self, ref: ThreadRef) -> tuple[StoredObject, bytes] | None:
         return self._newest(self.keys.thread(ref))
+
+    def earlier(self, ref: ThreadRef) -> Iterator[tuple[StoredObject, bytes]]:
+        with self._lock:
+            old = self.versions.get(self.keys.thread(ref), [])[:-1]
+        yield from reversed(old)
 
     def get_v1(self, ref: ThreadRef) -> tuple[str, bytes] | None:
         for key in v1_keys(self.keys.prefix, ref):
@@ -65,24 +73,49 @@ class MemoryColdStore:
     def conflicts(self, ref: ThreadRef) -> list[StoredObject]:
         return [self.versions[key][-1][0] for key in self._under(self.keys.conflicts(ref))]
 
-    def purge_conflicts(self, ref: ThreadRef) -> int:
+    def purge_conflicts(self, ref: ThreadRef, *, announce: Announce = unannounced) -> int:
         with self._lock:
-            return sum(len(self.versions.pop(key)) for key in self._under(self.keys.conflicts(ref)))
+            return self._purge(self._under(self.keys.conflicts(ref)), announce)
 
-    def purge_history(self, ref: ThreadRef, *, keep: str) -> int:
+    def purge_history(self, ref: ThreadRef, *, keep: str, announce: Announce = unannounced) -> int:
         with self._lock:
             key = self.keys.thread(ref)
             old = self.versions.get(key, [])[:-1]
             kept = [version for version in old if version[0].etag == keep]
-            if old:
+            if len(kept) < len(old):
+                announce(len(old) - len(kept))
                 self.versions[key] = [*kept, self.versions[key][-1]]
-            snapshots = sum(len(self.versions.pop(name, [])) for name in v1_keys(self.keys.prefix, ref))
-            return len(old) - len(kept) + snapshots
+            return len(old) - len(kept)
 
-    def scan(self, namespace: str | None = None) -> Iterator[tuple[ThreadRef, StoredObject]]:
+    def purge_v1(self, ref: ThreadRef, *, announce: Announce = unannounced) -> int:
+        with self._lock:
+            return self._purge([key for key in v1_keys(self.keys.prefix, ref) if key in self.versions], announce)
+
+    def purge_late(self, ref: ThreadRef, *, before: int) -> int:
+        bound = self.keys.conflict(ref, before, "")
+        with self._lock:
+            return self._purge([key for key in self._under(self.keys.conflicts(ref)) if key < bound], unannounced)
+
+    def _purge(self, keys: list[str], announce: Announce) -> int:
+        count = sum(len(self.versions[key]) for key in keys)
+        if count:
+            announce(count)
+        for key in keys:
+            del self.versions[key]
+        return count
+
+    def scan(
+        self, namespace: str | None = None, *, after: ThreadRef | None = None
+    ) -> Iterator[tuple[ThreadRef, StoredObject]]:
+        behind = self.keys.thread(after) if after else ""
         for key in self._under(self.keys.listing(namespace)):
-            if ref := self.keys.thread_of(key):
+            if key > behind and (ref := self.keys.thread_of(key)):
                 yield ref, replace(self.versions[key][-1][0], meta=None, version_id=None)
+
+    def threads_aside(self) -> Iterator[ThreadRef]:
+        for ref, _ in itertools.groupby(map(self.keys.conflict_of, self._under(self.keys.all_conflicts()))):
+            if ref is not None:
+                yield ref
 
     def probe(self) -> ColdFacts:
         return ColdFacts(

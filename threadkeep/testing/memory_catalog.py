@@ -14,6 +14,7 @@ from threadkeep.storage.catalog_rows import (
     LIFE_REVS,
     OBJECT_COLUMNS,
     Columns,
+    as_seen,
     to_columns,
     to_entry,
 )
@@ -35,10 +36,23 @@ class MemoryCatalog:
                 self._rows[row.ref] = _merged(self._rows.get(row.ref), deepcopy(to_columns(row)))
             self._events.extend((time.time(), deepcopy(event)) for event in events)
 
+    def replace(self, rows: Iterable[tuple[CatalogRow, CatalogEntry]]) -> set[ThreadRef]:
+        replaced = set()
+        with self._lock:
+            for row, entry in rows:
+                old, seen = self._rows.get(row.ref), as_seen(row, entry)
+                if old is not None and _still(old, seen):
+                    self._rows[row.ref] = _merged(_reset(old, seen), deepcopy(to_columns(row)))
+                    replaced.add(row.ref)
+        return replaced
+
     def get(self, ref: ThreadRef) -> CatalogEntry | None:
         with self._lock:
             columns = self._rows.get(ref)
             return None if columns is None else to_entry(deepcopy(columns), now=time.time())
+
+    def get_many(self, refs: Iterable[ThreadRef]) -> dict[ThreadRef, CatalogEntry]:
+        return {ref: entry for ref in refs if (entry := self.get(ref)) is not None}
 
     def page(self, where: CatalogFilter, limit: int) -> list[CatalogEntry]:
         with self._lock:
@@ -88,6 +102,20 @@ class MemoryCatalog:
 
     def close(self) -> None:
         pass
+
+
+def _still(old: Columns, seen: Columns) -> bool:
+    if old["erased_rev"] is not None and not (seen["born"] or 0) > old["erased_rev"]:
+        return False
+    return all(old[name] == seen[name] for name in ("stamp", "rev", "archived_rev", "object_rev", "etag"))
+
+
+def _reset(old: Columns, seen: Columns) -> Columns:
+    forgotten = (*OBJECT_COLUMNS, "object_rev", "born", "count_rev", "active_at", "cached_until")
+    labels = old["labels_rev"] if (old["labels_rev"] or 0) <= seen["now_rev"] else None
+    source = old["forked_from"] if seen["codec"] is None else None
+    versions = {"rev": 0, "archived_rev": 0, "stamp": 0, "labels_rev": labels, "forked_from": source}
+    return old | dict.fromkeys(forgotten) | versions
 
 
 def _merged(old: Columns | None, new: Columns) -> Columns:

@@ -1,6 +1,7 @@
 -- Take the thread's lease, if it is here and nobody else holds it. Safe to repeat with the same token.
 -- ARGV  4 token   5 lease (ms)
 -- Reply {'ok', head…} | {'busy', ms left} | {'absent'} | {'erasing'}
+expect('Td')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if not h then return {'absent'} end

@@ -2,6 +2,7 @@
 -- A mode that was asked for stays wanted until a flush succeeds, so that a retry keeps it.
 -- ARGV  4 attempt   5 mode   6 deaths allowed   7 run; '' if it has begun before   8 a run's time limit (ms)
 -- Reply {'go', mode, head…} | {'clean', mode, head…} | {'absent'} | {'set_aside', deaths} | {'erasing'}
+expect('hmntn')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if not h then return {'absent'} end

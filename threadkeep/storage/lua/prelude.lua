@@ -1,6 +1,6 @@
 -- What every operation starts with: its keys, Redis's own clock, and the few rules that all of them keep.
 -- KEYS  1 head (hash)  2 base (list of pieces)  3 log (list)  4 ids (16 bytes a message)  5 ticket (hash)
---       6 index (zset)  7 erasing (hash)  8 tries (hash)  9 epoch  10 owed (set)  11… as the operation says
+--       6 index (zset)  7 erasing (hash)  8 tries (hash)  9 epoch  10 owed (zset)  11… as the operation says
 -- ARGV  1 the thread's index member   2 its channel   3 linger (ms)   4… as the operation says
 local HEAD, BASE, LOG, IDS, TICKET, INDEX, ERASING, TRIES, EPOCH, OWED =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -15,8 +15,58 @@ local NOW_MS = math.floor(NOW / 1000)
 -- Revisions exceed what Lua prints in full by itself; they stay below 2^53.
 local function int(number) return string.format('%.0f', number) end
 
-local NUMBERS = {'rev', 'archived', 'count', 'base_count', 'pieces', 'lease_until', 'keep_until', 'dirty_since'}
-local STRINGS = {'gen', 'lease', 'etag', 'attempts', 'born'}
+-- A script that fails half-way is not undone, so all that could make it fail is looked at before it writes anything.
+local function refuse(what) error('refused before anything was written: ' .. what, 0) end
+
+local function is_whole(text)
+  return (text == '0' or string.find(text, '^[1-9]%d*$') ~= nil) and #text <= 16 and tonumber(text) < 2 ^ 52
+end
+
+local KINDS = {
+  t = function() return true end,                                                      -- any text
+  T = function(text) return text ~= '' end,
+  n = is_whole,
+  N = function(text) return text == '' or is_whole(text) end,
+  d = function(text) return is_whole(text) and tonumber(text) > 0 end,                 -- a duration
+  m = function(text) return STRENGTH[text] ~= nil end,                                 -- a flush's mode
+  h = function(text) return #text <= 64 and string.find(text, '^%x+$') ~= nil end,     -- a random mark
+}
+
+-- Fields of a head that a caller may set, and their kinds; what a thread is made of belongs to the operations.
+local FIELDS = {
+  codec = 't', state = 't', labels = 't', forked_from = 't', chain = 't', etag = 't', key = 't',
+  base_bytes = 'n', frames = 'n', raw_bytes = 'n', log_bytes = 'n', born = 'n',
+}
+
+local function check(at, kind)
+  if not ARGV[at] or not KINDS[kind](ARGV[at]) then refuse('argument ' .. at .. ' is missing or malformed') end
+end
+
+-- Pairs of a field and its value stand from one argument to another.
+local function check_pairs(first, last)
+  if (last - first) % 2 == 0 or last - first > 64 or last > #ARGV then refuse('its fields are no pairs') end
+  for at = first, last, 2 do
+    local kind = FIELDS[ARGV[at]]
+    if not kind then refuse('argument ' .. at .. ' names no field that can be set') end
+    check(at + 1, kind)
+  end
+end
+
+-- What an operation takes from ARGV[4] on: a letter of KINDS for each argument; at the end `p` for pairs of a field and
+-- its value, or `*` for what the operation looks at itself. And how many KEYS behind those that all of them have.
+local function expect(kinds, keys)
+  if #KEYS < 10 + (keys or 0) then refuse('keys are missing') end
+  check(3, 'n')
+  local last = string.sub(kinds, -1)
+  local fixed = (last == 'p' or last == '*') and #kinds - 1 or #kinds
+  for at = 4, 3 + fixed do check(at, string.sub(kinds, at - 3, at - 3)) end
+  if last == 'p' then check_pairs(4 + fixed, #ARGV) end
+  if fixed == #kinds and #ARGV > 3 + fixed then refuse('there are too many arguments') end
+end
+
+local NUMBERS = {'rev', 'archived', 'born', 'count', 'base_count', 'pieces', 'log_bytes', 'lease_until', 'keep_until',
+  'dirty_since'}
+local STRINGS = {'gen', 'lease', 'etag', 'attempts'}
 
 -- The thread's facts, or nil if any key or length is missing: a thread is whole here or absent.
 local function thread()
@@ -24,7 +74,10 @@ local function thread()
   if not numbers[1] then return nil end
   local strings = redis.call('HMGET', HEAD, unpack(STRINGS))
   local h = {}
-  for i, name in ipairs(NUMBERS) do h[name] = tonumber(numbers[i] or '0') end
+  for i, name in ipairs(NUMBERS) do
+    if numbers[i] and not string.find(numbers[i], '^%-?%d+$') then refuse('the head\'s ' .. name .. ' is no number') end
+    h[name] = tonumber(numbers[i] or '0')
+  end
   for i, name in ipairs(STRINGS) do h[name] = strings[i] or '' end
   if redis.call('LLEN', BASE) ~= h.pieces then return nil end
   if redis.call('LLEN', LOG) ~= h.count - h.base_count then return nil end
@@ -32,6 +85,14 @@ local function thread()
   h.dirty = h.rev ~= h.archived
   h.leased = h.lease ~= '' and h.lease_until > NOW_MS
   return h
+end
+
+-- What is left of a thread that is not whole: when the index last saw it ('0': it does not list it), the lengths of base,
+-- log and ids, and the head's fields. Nothing at all where nothing was lost.
+local function remains()
+  local head, seen = redis.call('HGETALL', HEAD), redis.call('ZSCORE', INDEX, MEMBER)
+  if #head == 0 and not seen then return end
+  return seen or '0', redis.call('LLEN', BASE), redis.call('LLEN', LOG), redis.call('STRLEN', IDS), unpack(head)
 end
 
 -- Hot: no part may expire, and the sweep finds it.
@@ -68,6 +129,13 @@ local function refusal(h, token)
   return nil
 end
 
+-- Whether Redis fell back to before a revision that a session was told; remembered until a worker has noted it.
+local function behind(h, told)
+  if not h or h.rev >= tonumber(told) then return false end
+  redis.call('HSET', HEAD, 'lost', told .. ' ' .. int(h.rev))
+  return true
+end
+
 -- After every change of a session: a new revision, a renewed lease, no expiry. `fields` are further pairs for the head.
 local function changed(h, lease_ms, fields)
   h.rev = math.max(h.rev + 1, NOW)
@@ -96,14 +164,26 @@ local function lists(h, attempt)
   return false
 end
 
--- The catalog is still to be told; whoever has told it takes the thread out again, or the sweep tells it.
-local function owe() redis.call('SADD', OWED, MEMBER) end
+-- An earlier version kept what is owed without its time.
+local function date_debts()
+  if redis.call('TYPE', OWED).ok ~= 'set' then return end
+  local members = redis.call('SMEMBERS', OWED)
+  redis.call('UNLINK', OWED)
+  for _, member in ipairs(members) do redis.call('ZADD', OWED, int(NOW), member) end
+end
+
+-- The catalog is still to be told of what is so from now on; whoever has told it takes the thread out again, or the
+-- sweep tells it.
+local function owe()
+  date_debts()
+  redis.call('ZADD', OWED, int(NOW), MEMBER)
+end
 
 -- Leave Redis, or stay as a cached copy: only what the archive holds, and what nobody writes, may go.
 local function leave(h, mode)
   redis.call('HDEL', HEAD, 'wanted')
-  if h.dirty or h.leased or mode == 'checkpoint' then
-    rest(h)
+  if h.dirty or h.leased then
+    stay()
     return {'kept', int(NOW), '0'}
   end
   if mode == 'evict' and h.keep_until <= NOW_MS then

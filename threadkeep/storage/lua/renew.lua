@@ -1,6 +1,7 @@
 -- Keep a lease alive. Safe to repeat.
 -- ARGV  4 token   5 lease (ms)
 -- Reply 'ok' | 'erasing' | 'absent' | 'fenced'
+expect('td')
 local no = refusal(thread(), ARGV[4])
 if no then return no end
 redis.call('HSET', HEAD, 'lease_until', int(NOW_MS + tonumber(ARGV[5])))

@@ -1,6 +1,7 @@
 -- Mark that a flush is wanted. Any number of requests before its first act make one message.
 -- ARGV  4 mode   5 flush token   6 marker (ms)
 -- Reply 'enqueue' | 'coalesced' | 'clean' | 'absent' | 'erasing'
+expect('mtn')
 if redis.call('EXISTS', ERASING) == 1 then return 'erasing' end
 local h = thread()
 if not h then return 'absent' end

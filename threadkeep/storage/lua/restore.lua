@@ -2,6 +2,7 @@
 -- KEYS  11 staged base   12 staged log   13 staged ids
 -- ARGV  4 ticket   5 gen   6 pieces   7 messages   8 rev   9 archived rev (0: not archived in this format)   10… pairs for the head
 -- Reply {'restored', stamp, expires (ms, 0: never)} | {'present'} | {'refused'} | {'unstaged'} | {'erasing'}
+expect('ttnnnnp', 3)
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if h then
@@ -10,6 +11,7 @@ if h then
 end
 local found = redis.call('HMGET', TICKET, 'mark', 'keep_until')
 if found[1] ~= ARGV[4] then return {'refused'} end
+if ARGV[9] ~= '0' and ARGV[9] ~= ARGV[8] then refuse('its archived rev is another') end
 local pieces, count = tonumber(ARGV[6]), tonumber(ARGV[7])
 if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('STRLEN', KEYS[13]) ~= 16 * count then return {'unstaged'} end
 vanish()

@@ -1,9 +1,13 @@
 -- Put a staged base, log and ids in the place of the thread's own. Safe to repeat: the new gen tells a call its own success.
 -- KEYS  11 staged base   12 staged log   13 staged ids
 -- ARGV  4 token   5 lease (ms)   6 gen as read   7 new gen   8 pieces   9 messages in the base   10 messages in all
---       11 '1' if the thread starts anew: it is born now   12… pairs of a head's field and its value
+--       11 '1' if the thread starts anew: it is born now   12 rev that the session was told last
+--       13… pairs of a head's field and its value
 -- Reply {'ok', rev, count} | {'moved'} | {'unstaged'} | {'erasing'} | {'absent'} | {'fenced'}
+--     | {'behind'} (Redis fell back to before that rev)
+expect('tdttnnntnp', 3)
 local h = thread()
+if behind(h, ARGV[12]) then return {'behind'} end
 local no = refusal(h, ARGV[4])
 if no then return {no} end
 if h.gen == ARGV[7] then return {'ok', int(h.rev), int(h.count)} end
@@ -18,6 +22,6 @@ for i, key in ipairs({BASE, LOG, IDS}) do
   if redis.call('EXISTS', KEYS[10 + i]) == 1 then redis.call('RENAME', KEYS[10 + i], key) end
 end
 redis.call('HSET', HEAD, 'pieces', pieces, 'base_count', base_count, 'count', count, 'gen', ARGV[7])
-changed(h, tonumber(ARGV[5]), {unpack(ARGV, 12)})
+changed(h, tonumber(ARGV[5]), {unpack(ARGV, 13)})
 if ARGV[11] == '1' then redis.call('HSET', HEAD, 'born', int(h.rev)) end
 return {'ok', int(h.rev), int(count)}

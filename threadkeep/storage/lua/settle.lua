@@ -4,14 +4,18 @@
 --       11 staged pieces (0: none, in the hope of leaving at once)   12 '1' if they replace the base   13 mode   14… pairs for the head
 -- Reply {'evicted'|'lingers'|'kept', stamp, expires (ms)} | {'stage'} (call again with staged frames)
 --     | {'still_hot'} (gen moved or the attempt is not listed: nothing changed) | {'gone'}
+expect('httnnnnntmp', 1)
 if redis.call('EXISTS', ERASING) == 1 then return {'gone'} end
 local h = thread()
 if not h then return {'gone'} end
 if h.gen == ARGV[6] then return leave(h, ARGV[13]) end
 if h.gen ~= ARGV[5] or not lists(h, ARGV[4]) then return {'still_hot'} end
+local rev, records, pieces = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[11])
+if rev > h.rev or records > h.count - h.base_count or tonumber(ARGV[10]) ~= h.base_count + records then
+  return {'still_hot'}
+end
 redis.call('HDEL', TRIES, 'flush|' .. MEMBER)  -- first: a script that has written may go on when memory is full
 owe()
-local rev, pieces = tonumber(ARGV[7]), tonumber(ARGV[11])
 local whole = h.rev == rev and not h.leased
 if whole and ARGV[13] == 'evict' and h.keep_until <= NOW_MS then
   vanish()

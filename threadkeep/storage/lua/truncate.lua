@@ -1,7 +1,10 @@
 -- Cut the log; the base stays. Safe to repeat: the new gen tells a call its own success.
 -- ARGV  4 token   5 lease (ms)   6 gen as read   7 new gen   8 messages to keep   9 bytes of the records that go
--- Reply {'ok', rev, count} | {'moved'} | {'erasing'} | {'absent'} | {'fenced'}
+--       10 rev that the session was told last
+-- Reply {'ok', rev, count} | {'moved'} | {'erasing'} | {'absent'} | {'fenced'} | {'behind'} (Redis fell back to before that rev)
+expect('tdttnnn')
 local h = thread()
+if behind(h, ARGV[10]) then return {'behind'} end
 local no = refusal(h, ARGV[4])
 if no then return {no} end
 if h.gen == ARGV[7] then return {'ok', int(h.rev), int(h.count)} end

@@ -16,12 +16,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 
 from threadkeep.config import Settings
 from threadkeep.errors import StoreRefused
 from threadkeep.storage.catalog_engine import database_url, open_engine
 from threadkeep.storage.catalog_errors import STORE, asking
+from threadkeep.storage.catalog_schema import metadata
 
 VERSION_TABLE: Final = "threadkeep_alembic_version"
 
@@ -41,7 +42,7 @@ def upgrade(settings: Settings) -> None:
             encoding other than UTF8, or a schema newer than this installation; nothing was changed.
     """
     with _connected(settings, "db upgrade") as connection, _one_thread:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
+        connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": f"{_LOCK_SECONDS}s"})
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         _check_encoding(connection)
         config = _config()
@@ -49,6 +50,22 @@ def upgrade(settings: Settings) -> None:
         with _known_revisions("db upgrade"):
             command.upgrade(config, "head")
     log.info("the catalog's schema is up to date")
+
+
+def remake(settings: Settings) -> None:
+    """Apply all revisions, and make tables that are missing though they are noted as made. Safe to repeat.
+
+    Raises:
+        StoreUnavailable, StoreRefused: as `upgrade` does; nothing was changed.
+    """
+    with _connected(settings, "catalog rebuild") as connection:
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        if not any(inspect(connection).has_table(table.name) for table in metadata.sorted_tables):
+            connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
+    upgrade(settings)
+    with _connected(settings, "catalog rebuild") as connection:
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        metadata.create_all(connection)
 
 
 def pending(settings: Settings) -> list[str]:

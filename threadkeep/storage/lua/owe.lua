@@ -1,0 +1,3 @@
+-- The catalog is still to be told about the thread. Safe to repeat.
+expect('')
+owe()
