@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.command import SECRET, lines, run_command
 from tests.integration.protocol import user
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def cli(settings):
 def make_cold(keep, thread_id="cold", *messages, **given):
     with keep.new(thread_id, **given) as session:
         session.append(*(messages or [user(SECRET)]))
-    keep.flush(thread_id, wait=20, namespace=given.get("namespace"))
+    namespace = given.get("namespace")
+    keep.flush(thread_id, wait=20, namespace=namespace)
+    until(lambda: not keep.stat(thread_id, namespace=namespace).cached)  # archived is not yet evicted
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
