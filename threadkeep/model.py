@@ -9,6 +9,7 @@ import string
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal, Self, cast
 from urllib.parse import quote, unquote
 
@@ -33,6 +34,8 @@ MAX_REVISION: Final = 2**52
 """Revisions and counts stay below this: in the year 2112 of the clock, and far from where Lua's numbers lose units."""
 SHARDS: Final = 1024
 """Index shards, and thereby hash tags. Part of the key format: never change it for a deployment that holds threads."""
+REMEMBERED: Final = 4096
+"""How many threads' encoded names and keys a process remembers."""
 
 _BASE62: Final = string.ascii_letters + string.digits
 _MAX_DIGITS: Final = len(str(2**MAX_INTEGER_BITS)) + 1
@@ -79,15 +82,24 @@ class ThreadRef:
     @property
     def member(self) -> str:
         """`<namespace>/<id>`, both percent-encoded: one to one, no slash inside a half."""
-        return f"{encode_segment(self.namespace)}/{encode_segment(self.thread_id)}"
+        return _member(self.namespace, self.thread_id)
 
     @property
     def shard(self) -> int:
-        digest = hashlib.blake2b(self.member.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % SHARDS
+        return _shard(self.member)
 
     def __str__(self) -> str:
         return self.thread_id if self.namespace == DEFAULT_NAMESPACE else f"{self.namespace}/{self.thread_id}"
+
+
+@lru_cache(REMEMBERED)
+def _member(namespace: str, thread_id: str) -> str:
+    return f"{encode_segment(namespace)}/{encode_segment(thread_id)}"
+
+
+@lru_cache(REMEMBERED)
+def _shard(member: str) -> int:
+    return int.from_bytes(hashlib.blake2b(member.encode(), digest_size=8).digest(), "big") % SHARDS
 
 
 def encode_segment(text: str) -> str:
@@ -102,7 +114,7 @@ def _check_half(name: str, value: object, limit: int) -> None:
     if not value:
         raise InvalidThreadId(name, "''", "must not be empty")
     shown = ascii(value[:60])
-    for character in value:
+    for character in "" if value.isascii() and value.isprintable() else value:
         category = unicodedata.category(character)
         if category == "Cs":
             raise InvalidThreadId(name, shown, "must not hold a lone surrogate")

@@ -172,7 +172,7 @@ class Play:
     def _compressed(self, body: bytes, before: bytes) -> int:
         """Bytes of records in the frames that were added behind `before`."""
         frames = read_frames(body, where=THREAD, limits=ReadLimits.of(self._stores.settings))
-        return sum(len(frame.lines) for frame in frames if frame.offset >= len(before))
+        return sum(frame.raw_bytes for frame in frames if frame.offset >= len(before))
 
     def _expect(self, true: bool, problem: str) -> None:
         if not true:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from threadkeep.errors import ArchiveCorrupt, ArchiveTooNew
-from threadkeep.model import MAX_REVISION, Entry, Seal, ThreadRef, checked_labels, dump_json, load_json
+from threadkeep.model import MAX_MESSAGE_ID, MAX_REVISION, Entry, Seal, ThreadRef, checked_labels, dump_json, load_json
 from threadkeep.storage.limits import FRAME_BYTES, SEAL_BYTES, ReadLimits
 
 if sys.version_info >= (3, 14):
@@ -28,6 +28,8 @@ NO_CHAIN: Final = ""
 
 _TOMBSTONE_START: Final = b'{"$threadkeep_erased":'
 _SEAL_START: Final = b'{"$threadkeep":'
+_RECORD_START: Final = b'{"v":1,"id":"'
+_KIND_START: Final = b'","kind":"'
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _READING: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: 23}
 """No level that can be set makes windows beyond 8 MiB; a frame's header alone must not make a reader take more."""
@@ -42,21 +44,28 @@ class Frame:
     Attributes:
         offset: Bytes of the object before it.
         size: Its compressed bytes.
-        lines: Its records as NDJSON, each line ended; empty if it only carries a seal.
+        text: What it decompresses to: its records as NDJSON, and its seal; each line ended.
+        raw_bytes: Bytes of the records among these; 0 if it only carries a seal.
         seal: Its last line.
     """
 
     offset: int
     size: int
-    lines: bytes
+    text: bytes
+    raw_bytes: int
     seal: Seal
 
     @property
     def end(self) -> int:
         return self.offset + self.size
 
+    @property
+    def lines(self) -> bytes:
+        """The records' lines; a copy."""
+        return self.text[: self.raw_bytes]
+
     def records(self) -> list[bytes]:
-        return self.lines.split(b"\n")[:-1]
+        return self.text.split(b"\n")[:-2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,8 @@ class Tombstone:
 def seal_tail(records: Iterable[bytes], seal: Seal, *, base_count: int, base_chain: str, level: int = 3) -> SealedTail:
     """Compress records behind `base_count` others into frames, the last one sealed with `seal`.
 
+    Holds one frame's records at a time, and what came of those before.
+
     Args:
         records: Lines of JSON without newlines; may be empty, since a new state alone is sealed too.
         seal: All but `count` and `chain`, which are computed here.
@@ -96,21 +107,17 @@ def seal_tail(records: Iterable[bytes], seal: Seal, *, base_count: int, base_cha
         base_chain: Chain of the last of those frames, or `NO_CHAIN`.
         level: zstd level.
     """
-    body, frames, raw = [], 0, 0
+    body, raw = list[bytes](), 0
     count, chain = base_count, base_chain
-    batches = list(_batches(records))
-    for index, batch in enumerate(batches):
-        count += len(batch)
-        lines = b"".join([record + b"\n" for record in batch])
+    for lines, lines_count, closing in _framed(records):
+        count, raw = count + lines_count, raw + len(lines)
         chain = next_chain(chain, lines)
-        closing = index == len(batches) - 1
         own = replace(seal, count=count, chain=chain, state=seal.state if closing else None)
         body.append(_compress(lines + _seal_line(own), level))
-        frames, raw = frames + 1, raw + len(lines)
-    return SealedTail(b"".join(body), own, frames, raw)
+    return SealedTail(b"".join(body), own, len(body), raw)
 
 
-def next_chain(previous: str, lines: bytes) -> str:
+def next_chain(previous: str, lines: bytes | memoryview) -> str:
     """Hex sha256(previous chain ‖ sha256 of a frame's records)."""
     return hashlib.sha256(bytes.fromhex(previous) + hashlib.sha256(lines).digest()).hexdigest()
 
@@ -141,10 +148,10 @@ def read_frames(
             raise ArchiveCorrupt(thread, where, reason)
         size = _frame_size(view[offset:], where, thread)
         raw = _decompress(view[offset : offset + size], budget, limits, where, thread)
-        frame = Frame(offset, size, *_split(raw, where, thread))
-        budget -= len(frame.lines)
-        chain = next_chain(chain, frame.lines)
-        count += frame.lines.count(b"\n")
+        frame = Frame(offset, size, raw, *_split(raw, where, thread))
+        budget -= frame.raw_bytes
+        chain = next_chain(chain, memoryview(raw)[: frame.raw_bytes])
+        count += raw.count(b"\n") - 1
         if frame.seal.chain != chain:
             raise ArchiveCorrupt(thread, where, f"the frame at byte {offset} does not continue the chain of digests")
         if frame.seal.count != count:
@@ -220,6 +227,26 @@ def record_hashes(frame: Frame, *, where: str, thread: str = "") -> bytes:
     return b"".join([id_hash(Entry.from_record(each, where=where, thread=thread).id) for each in frame.records()])
 
 
+def id_hashes(frame: Frame, *, where: str, thread: str = "") -> bytes:
+    """What `record_hashes` returns, some ten times as fast: what stands behind the id is left to whoever reads it.
+
+    The chain of digests has shown that the records are what was written.
+
+    Raises:
+        ArchiveCorrupt: a record does not begin as `checked_record` makes it.
+    """
+    hashes: list[bytes] = []
+    for record in frame.records():
+        end = record.find(b'"', len(_RECORD_START))
+        message_id = record[len(_RECORD_START) : end]
+        plain = record.startswith(_RECORD_START) and record.startswith(_KIND_START, end) and record.endswith(b"}")
+        if plain and 0 < len(message_id) <= MAX_MESSAGE_ID and b"\\" not in message_id:
+            hashes.append(hashlib.blake2b(message_id, digest_size=16).digest())
+        else:
+            hashes.append(id_hash(Entry.from_record(record, where=where, thread=thread).id))
+    return b"".join(hashes)
+
+
 def id_hash(message_id: str) -> bytes:
     """16 bytes that stand for a message id in Redis."""
     return hashlib.blake2b(message_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -234,16 +261,17 @@ def should_compact(*, frames: int, base_bytes: int, evicting: bool) -> bool:
     return frames >= 256 or (evicting and frames >= 16 and base_bytes < frames * 32 * 1024)
 
 
-def _batches(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _framed(records: Iterable[bytes]) -> Iterator[tuple[bytes, int, bool]]:
+    """The lines of one frame after the other, how many they are, and whether they are the last."""
     batch: list[bytes] = []
     size = 0
     for record in records:
         if batch and size + len(record) > FRAME_BYTES:
-            yield batch
+            yield b"\n".join((*batch, b"")), len(batch), False
             batch, size = [], 0
         batch.append(record)
         size += len(record) + 1
-    yield batch
+    yield b"\n".join((*batch, b"")) if batch else b"", len(batch), True
 
 
 def _compress(raw: bytes, level: int) -> bytes:
@@ -296,14 +324,15 @@ def _unpacked_size(frame: memoryview, most: int) -> int:
     return size
 
 
-def _split(raw: bytes, where: str, thread: str) -> tuple[bytes, Seal]:
+def _split(raw: bytes, where: str, thread: str) -> tuple[int, Seal]:
+    """Where the records end, and the seal behind them."""
     start = raw.rfind(b"\n", 0, len(raw) - 1) + 1
     line = raw[start:]
     if not line.startswith(_SEAL_START) or not line.endswith(b"\n"):
         raise ArchiveCorrupt(thread, where, "a frame does not end in a seal")
     if len(line) > SEAL_BYTES:
         raise ArchiveCorrupt(thread, where, "a seal is larger than any can be")
-    return raw[:start], _parse_seal(line[:-1], where, thread)
+    return start, _parse_seal(line[:-1], where, thread)
 
 
 def _seal_line(seal: Seal) -> bytes:

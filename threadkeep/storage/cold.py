@@ -10,6 +10,7 @@ from threadkeep.storage.cold_revisions import S3RevisionStore
 from threadkeep.storage.ports import Announce, ColdStore, unannounced
 from threadkeep.storage.s3_bucket import Version
 from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing
+from threadkeep.storage.s3_multipart import PART_BYTES, abort_uploads, completes_conditionally, extend
 
 
 def open_cold(settings: Settings) -> ColdStore:
@@ -26,10 +27,26 @@ class S3ColdStore(S3Base):
     Safe to use from several threads, and from processes forked after it was made.
     """
 
+    _completes: bool | None = None
+
     def put(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, based_on: str | None) -> StoredObject:
         key = self.keys.thread(ref)
         try:
             return self.bucket.put(key, body, meta, if_match=based_on, create=based_on is None)
+        except (ConditionFailed, ObjectMissing) as error:
+            raise ArchiveMoved(key) from error
+
+    def extends(self, size: int) -> bool:
+        if size < PART_BYTES:
+            return False
+        if self._completes is None:
+            self._completes = completes_conditionally(self.bucket, self.keys.probe())
+        return self._completes
+
+    def extend(self, ref: ThreadRef, tail: bytes, *, meta: ArchiveMeta, based_on: str, keep: int) -> StoredObject:
+        key = self.keys.thread(ref)
+        try:
+            return extend(self.bucket, key, tail, meta, based_on=based_on, keep=keep)
         except (ConditionFailed, ObjectMissing) as error:
             raise ArchiveMoved(key) from error
 
@@ -50,12 +67,16 @@ class S3ColdStore(S3Base):
                 yield found
 
     def purge_history(self, ref: ThreadRef, *, keep: str, announce: Announce = unannounced) -> int:
-        """As the port says, and never the current version, whatever its ETag: it may be a successor's."""
+        """As the port says, and never the current version, whatever its ETag: it may be a successor's.
+
+        Parts that a flush has uploaded and not yet put together go too.
+        """
         key = self.keys.thread(ref)
 
         def old(version: Version) -> bool:
             return version.key == key and not version.latest and version.etag != keep
 
+        abort_uploads(self.bucket, key)
         return self.bucket.purge(key, old, announce)
 
     def scan(

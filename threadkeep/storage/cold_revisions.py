@@ -44,6 +44,13 @@ class S3RevisionStore(S3Base):
             _log.warning("old revisions were not pruned", extra={"key": stored.key, "problem": str(error)})
         return stored
 
+    def extends(self, size: int) -> bool:  # noqa: ARG002  the port's
+        """Never: each revision is an object of its own."""
+        return False
+
+    def extend(self, ref: ThreadRef, tail: bytes, *, meta: ArchiveMeta, based_on: str, keep: int) -> StoredObject:
+        raise NotImplementedError
+
     def put_back(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, over: StoredObject | None) -> StoredObject:
         """Under the damaged revision's own key, since a lower one would not count: the only object ever replaced."""
         there = self.head(ref)

@@ -11,16 +11,18 @@ from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot_head import Head
-from threadkeep.storage.hot_keys import PIECE_BYTES, ThreadKeys
+from threadkeep.storage.hot_keys import PIECE_BYTES, ThreadKeys, keys_of
 from threadkeep.storage.hot_remains import Remains
 from threadkeep.storage.link import Command, Link
 
 INLINE_BYTES: Final = 256 * 1024
-"""An append up to this many bytes is sent with its script; a larger one is staged."""
+"""Parts of up to this many bytes come and go with a script; larger ones are staged, and read in pages."""
 PAGE_RECORDS: Final = 256
 STAGING_MS: Final = 600_000
 """Staged keys vanish by themselves after this, if the commit never came."""
 
+Piece = bytes | memoryview
+"""Some of a base's bytes."""
 Refusal = Literal["absent", "erasing", "fenced", "moved", "unstaged"]
 
 
@@ -125,6 +127,21 @@ class Erasing:
 
 
 @dataclass(frozen=True, slots=True)
+class SmallParts:
+    """What came along with a thread's head, of the same moment; None for a part that is too large for that."""
+
+    base: bytes | None = None
+    log: list[bytes] | None = None
+    ids: bytes | None = None
+
+    @classmethod
+    def parse(cls, parts: Sequence[Any]) -> Self:
+        """From what scripts append to a head."""
+        pieces, log, ids = (*parts, None, None, None)[:3]
+        return cls(None if pieces is None else b"".join(pieces), log, ids)
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """A consistent copy of a whole thread: its head, its base as stored, the records behind it, and all id hashes.
 
@@ -148,7 +165,7 @@ class Parts:
     fields: Sequence[Any]
 
     @property
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[Piece]:
         return cut(self.base)
 
 
@@ -160,7 +177,7 @@ class HotTier:
         self._settings = settings
 
     def keys(self, ref: ThreadRef) -> ThreadKeys:
-        return ThreadKeys(self._settings.key_prefix, ref)
+        return keys_of(self._settings.key_prefix, ref)
 
     # --- leases -----------------------------------------------------------------------------------------------------
 
@@ -232,26 +249,48 @@ class HotTier:
             ArchiveCorrupt: the head does not describe what is here.
         """
         before = ""
-        while (seen := await self.look(ref)).head is not None:
-            copy = await self.copy(ref, seen.head, with_ids=with_ids)
+        while (seen := await self._read(ref, with_ids=with_ids)) is not None:
+            head, small = seen
+            copy = await self.copy(ref, head, small, with_ids=with_ids)
             if copy is not None:
                 return copy
-            if seen.head.gen == before:  # nothing but a new gen can have been in the way
+            if head.gen == before:  # nothing but a new gen can have been in the way
                 raise ArchiveCorrupt(str(ref), f"{ref} in Redis", "it is not as long as its head says")
-            before = seen.head.gen
+            before = head.gen
         return None
 
-    async def copy(self, ref: ThreadRef, head: Head, *, with_ids: bool = False) -> Contents | None:
-        """The base and tail that `head` counts; None if the thread changed otherwise than by growing meanwhile."""
-        base = await self.base(ref, head.pieces)
-        tail = await self.log(ref, head)
-        ids = (await self.ids(ref))[: 16 * head.count] if with_ids else b""
-        gen, base_count = await self.link.run("HMGET", self.keys(ref).head, "gen", "base_count")
-        if gen is None or gen.decode() != head.gen or int(base_count) != head.base_count:
+    async def _read(self, ref: ThreadRef, *, with_ids: bool) -> tuple[Head, SmallParts] | None:
+        status, *rest = await self.call("read", ref, [INLINE_BYTES, int(with_ids)])
+        return (Head.parse(rest[0]), SmallParts.parse(rest[1:])) if status == b"here" else None
+
+    async def copy(
+        self,
+        ref: ThreadRef,
+        head: Head,
+        small: SmallParts = SmallParts(),
+        *,
+        with_ids: bool = False,
+    ) -> Contents | None:
+        """The base and tail that `head` counts; None if the thread changed otherwise than by growing meanwhile.
+
+        What came along with the head is not read again.
+        """
+        base = small.base if small.base is not None else await self.base(ref, head.pieces)
+        tail = small.log if small.log is not None else await self.log(ref, head)
+        ids = b""
+        if with_ids:
+            ids = small.ids if small.ids is not None else (await self.ids(ref))[: 16 * head.count]
+        whole = None not in (small.base, small.log) and (small.ids is not None or not with_ids)
+        if not whole and not await self.still(ref, head):
             return None
         if len(base) != head.base_bytes or len(tail) != head.tail_count:
             return None
         return Contents(head, base, tail, ids)
+
+    async def still(self, ref: ThreadRef, head: Head) -> bool:
+        """Whether the thread has not changed since, otherwise than by growing."""
+        gen, base_count = await self.link.run("HMGET", self.keys(ref).head, "gen", "base_count")
+        return gen is not None and gen.decode() == head.gen and int(base_count) == head.base_count
 
     async def base(self, ref: ThreadRef, pieces: int) -> bytes:
         """The base as it is now, whole or not."""
@@ -259,7 +298,7 @@ class HotTier:
 
     async def log(self, ref: ThreadRef, head: Head) -> list[bytes]:
         """The records behind the base as they are now."""
-        return [record async for record in self._log(ref, head)]
+        return [record async for record in self.records(ref, head)]
 
     async def ids(self, ref: ThreadRef, start: int = 0) -> bytes:
         """16-byte hashes of the message ids from the `start`-th on."""
@@ -368,7 +407,7 @@ class HotTier:
         shared = [ref.member, keys.channel, self._ms(self._settings.linger_seconds)]
         return await self.link.call(name, [*keys.all, *staging], [*shared, *args])
 
-    async def stage_pieces(self, key: str, pieces: Sequence[bytes]) -> None:
+    async def stage_pieces(self, key: str, pieces: Sequence[Piece]) -> None:
         """Stage pieces, each of which is a command of its own."""
         await self.link.batch(_staged(key, [("RPUSH", key, piece) for piece in pieces]))
 
@@ -403,7 +442,8 @@ class HotTier:
             for piece in await self.link.run("LRANGE", self.keys(ref).base, at, min(at + 3, pieces - 1)):
                 yield piece
 
-    async def _log(self, ref: ThreadRef, head: Head) -> AsyncIterator[bytes]:
+    async def records(self, ref: ThreadRef, head: Head) -> AsyncIterator[bytes]:
+        """The records behind the base as they are now, read as they are asked for."""
         count = head.tail_count
         page = max(1, min(PAGE_RECORDS, PIECE_BYTES * count // max(head.log_bytes, 1)))
         for at in range(0, count, page):
@@ -430,9 +470,12 @@ def _staged(key: str, commands: Sequence[Command]) -> list[Command]:
     return [("UNLINK", key), *commands, ("PEXPIRE", key, STAGING_MS)]
 
 
-def cut(data: bytes) -> list[bytes]:
-    """Pieces of at most `PIECE_BYTES`; none of nothing."""
-    return [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
+def cut(data: bytes) -> list[Piece]:
+    """Pieces of at most `PIECE_BYTES`, none of them a copy; none of nothing."""
+    if len(data) <= PIECE_BYTES:
+        return [data] if data else []
+    view = memoryview(data)
+    return [view[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
 
 
 def _written(reply: Sequence[bytes]) -> Written:

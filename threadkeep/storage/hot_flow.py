@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
 from threadkeep.errors import InvalidThreadId, StoreFull
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
-from threadkeep.storage.hot import Erasing, HotTier
+from threadkeep.storage.hot import INLINE_BYTES, Erasing, HotTier, Piece, SmallParts
 from threadkeep.storage.hot_head import Head, base_fields
 from threadkeep.storage.hot_keys import all_shards, graves_key, index_key, owed_key, tries_key
 from threadkeep.storage.hot_remains import Loss, Remains
@@ -37,6 +37,7 @@ class FlushStart:
     mode: FlushMode = "linger"
     head: Head | None = None
     deaths: int = 0
+    small: SmallParts = field(default_factory=SmallParts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Restored:
 class Restorable:
     """A thread ready to be brought in: frames as pieces, ids, and pairs for the head."""
 
-    pieces: Sequence[bytes]
+    pieces: Sequence[Piece]
     ids: bytes
     rev: int
     archived: int
@@ -94,7 +95,7 @@ class Restorable:
 class Mending:
     """A base and the ids of all messages, for a thread whose head and log are whole; pairs for the head."""
 
-    pieces: Sequence[bytes]
+    pieces: Sequence[Piece]
     ids: bytes
     fields: Sequence[Any]
 
@@ -115,7 +116,7 @@ class SealedFlush:
     rev: int
     records: int
     record_bytes: int
-    pieces: Sequence[bytes]
+    pieces: Sequence[Piece]
     replaces: bool
     base_count: int
     base_bytes: int
@@ -152,10 +153,11 @@ class TierFlow:
             mode: At least this strong; what was asked for meanwhile may be stronger.
             run: Names the task's run, the same after a redelivery; empty where the same run begins again.
         """
-        args = [attempt, mode, self._settings.poison_after, run, self._run_ms]
+        args = [attempt, mode, self._settings.poison_after, run, self._run_ms, INLINE_BYTES]
         status, *rest = await self.hot.call("begin_flush", ref, args)
         if status in (b"go", b"clean"):
-            return FlushStart(status.decode(), rest[0].decode(), Head.parse(rest[1:]))
+            head, small = Head.parse(rest[1]), SmallParts.parse(rest[2:])
+            return FlushStart(status.decode(), rest[0].decode(), head, small=small)
         return FlushStart(status.decode(), deaths=int(rest[0]) if rest else 0)
 
     async def settle(
@@ -166,8 +168,9 @@ class TierFlow:
         Where Redis has no memory left for a cached copy, the thread leaves at once.
         """
         new_gen = fresh_mark()
-        if mode == "evict":
-            outcome = await self._settle(ref, sealed, stored, gen, new_gen, mode, staged=None)
+        inline = _inline(sealed.pieces)
+        if inline or mode == "evict":
+            outcome = await self._settle(ref, sealed, stored, gen, new_gen, mode, inline=inline)
             if outcome.status != "stage":
                 return outcome
         return await self._stage_or_leave(ref, sealed, stored, gen, new_gen, mode)
@@ -181,7 +184,7 @@ class TierFlow:
         except StoreFull:
             if mode == "checkpoint":
                 raise
-            left = await self._settle(ref, sealed, stored, gen, new_gen, "evict", staged=None)
+            left = await self._settle(ref, sealed, stored, gen, new_gen, "evict")
             if left.status == "stage":  # it cannot leave: somebody writes it
                 raise
             return left
@@ -196,9 +199,9 @@ class TierFlow:
         new_gen: str,
         mode: FlushMode,
         *,
-        staged: str | None,
+        inline: bytes = b"",
+        staged: str = "",
     ) -> Settled:
-        pieces = len(sealed.pieces) if staged else 0
         args = [
             sealed.attempt,
             gen,
@@ -209,9 +212,10 @@ class TierFlow:
             sealed.base_count,
         ]
         facts = ["base_bytes", sealed.base_bytes, "frames", sealed.frames, "chain", sealed.chain]
-        place = ["raw_bytes", sealed.raw_bytes, "etag", stored.etag, "key", stored.key]
-        tail = [pieces, int(sealed.replaces), mode, *facts, *place]
-        return _settled(await self.hot.call("settle", ref, [*args, *tail], staging=[staged or self.hot.keys(ref).base]))
+        place = ["raw_bytes", sealed.raw_bytes, "etag", stored.etag, "base_etag", stored.etag, "key", stored.key]
+        pieces = len(sealed.pieces) if inline or staged else 0
+        tail = [pieces, int(sealed.replaces), mode, inline, *facts, *place]
+        return _settled(await self.hot.call("settle", ref, [*args, *tail], staging=[staged] if staged else []))
 
     async def leave(self, ref: ThreadRef, head: Head, mode: FlushMode) -> Settled:
         """Let a thread that is archived already go, if it still is as it was."""
@@ -257,15 +261,16 @@ class TierFlow:
                 return HydrateStart(status.decode())
 
     async def restore(self, ref: ThreadRef, ticket: str, copy: Restorable) -> Restored:
-        """Stage a copy and bring it in, if the ticket still stands."""
+        """Bring a copy in, if the ticket still stands; a large one is staged first."""
         gen = fresh_mark()
-        staging = self.hot.keys(ref).staging(gen)
-        if copy.pieces:
+        base, ids = _inline(copy.pieces), copy.ids
+        small = bool(base or not copy.pieces) and len(ids) <= INLINE_BYTES
+        staging = [] if small else self.hot.keys(ref).staging(gen)
+        if not small:
+            base, ids = b"", b""
             await self.hot.stage_pieces(staging[0], copy.pieces)
-        if copy.ids:
             await self.hot.stage_ids(staging[2], copy.ids)
-        count = len(copy.ids) // 16
-        args = [ticket, gen, len(copy.pieces), count, copy.rev, copy.archived, *copy.fields]
+        args = [ticket, gen, len(copy.pieces), len(copy.ids) // 16, copy.rev, copy.archived, base, ids, *copy.fields]
         status, *rest = await self.hot.call("restore", ref, args, staging=staging)
         return Restored(status.decode(), *(int(part) for part in rest))
 
@@ -326,8 +331,8 @@ class TierFlow:
         """Kind (`flush` or `hydrate`), thread, and how many of its runs have died, over all shards."""
         async for replies in self._per_shard("HGETALL", tries_key):
             for flat in replies:
-                for field, run in _pairs(flat):
-                    kind, _, member = field.decode(errors="replace").partition("|")
+                for named, run in _pairs(flat):
+                    kind, _, member = named.decode(errors="replace").partition("|")
                     if ref := _thread_of(member):
                         yield kind, ref, int(run.split()[0])
 
@@ -474,11 +479,17 @@ def restored_fields(
     stored: StoredObject | None, *, base_bytes: int, frames: int, chain: str, raw_bytes: int, born: int
 ) -> list[Any]:
     """Pairs for the head of a restored thread that say where it came from."""
-    place = ["etag", stored.etag if stored else "", "key", stored.key if stored else "", "born", born]
+    etag, key = (stored.etag, stored.key) if stored else ("", "")
+    place = ["etag", etag, "base_etag", etag, "key", key, "born", born]
     return [
         *base_fields(base_bytes=base_bytes, frames=frames, chain=chain, raw_bytes=raw_bytes, log_bytes=0),
         *place,
     ]
+
+
+def _inline(pieces: Sequence[Piece]) -> bytes:
+    """The one piece that is small enough to come along with a script; empty if they are not."""
+    return bytes(pieces[0]) if len(pieces) == 1 and len(pieces[0]) <= INLINE_BYTES else b""
 
 
 def _settled(reply: Sequence[bytes]) -> Settled:

@@ -21,6 +21,7 @@ class Head:
         raw_bytes: Bytes of the base's records before compression.
         log_bytes: Bytes of the records behind the base.
         etag: ETag of the object that the next flush replaces; empty if there is none.
+        base_etag: ETag of an object that begins with the base, byte for byte; empty if none is known.
         lease_until: When the lease ends, if there is one.
         dirty_since: When the thread last became dirty.
         active: The last change.
@@ -40,6 +41,7 @@ class Head:
     raw_bytes: int = 0
     log_bytes: int = 0
     etag: str = ""
+    base_etag: str = ""
     key: str = ""
     attempts: str = ""
     codec: str = "plain"
@@ -147,7 +149,7 @@ _NUMBERS = (
     "active",
     "flush_at",
 )
-_STRINGS = ("gen", "chain", "etag", "key", "attempts", "codec", "lease", "flush_mode", "lost")
+_STRINGS = ("gen", "chain", "etag", "base_etag", "key", "attempts", "codec", "lease", "flush_mode", "lost")
 
 
 def _object(text: bytes) -> JsonObject:

@@ -1,15 +1,16 @@
 """The keys of the hot tier. The hash tag is the index shard, so a thread and its index entry live on one slot."""
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Final
 
-from threadkeep.model import SHARDS, ThreadRef
+from threadkeep.model import REMEMBERED, SHARDS, ThreadRef
 
 PIECE_BYTES: Final = 1024 * 1024
 """A base is kept in pieces of at most this many bytes, so that no single command moves more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ThreadKeys:
     """All keys of one thread, and of its shard, in the order in which every script takes them.
 
@@ -22,11 +23,11 @@ class ThreadKeys:
     prefix: str
     ref: ThreadRef
 
-    @property
+    @cached_property
     def shard(self) -> str:
         return shard_prefix(self.prefix, self.ref.shard)
 
-    @property
+    @cached_property
     def own(self) -> str:
         return f"{self.shard}{self.ref.member}:"
 
@@ -43,8 +44,9 @@ class ThreadKeys:
         """The record that one erase request is complete."""
         return f"{self.own}erased:{request}"
 
-    @property
+    @cached_property
     def all(self) -> list[str]:
+        """What every script takes first."""
         own, shard = self.own, self.shard
         return [
             f"{own}head",
@@ -86,6 +88,12 @@ class ThreadKeys:
     @property
     def tries(self) -> str:
         return f"{self.shard}tries"
+
+
+@lru_cache(REMEMBERED)
+def keys_of(prefix: str, ref: ThreadRef) -> ThreadKeys:
+    """The keys of a thread; the same object for the same thread, as long as it is remembered."""
+    return ThreadKeys(prefix, ref)
 
 
 def shard_prefix(prefix: str, shard: int) -> str:

@@ -8,8 +8,8 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -113,6 +113,17 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
         return done.value  # type: ignore[no-any-return]
     coroutine.close()
     raise RuntimeError("a coroutine over a SyncLink suspended; it awaits something that is not a link")
+
+
+def each_now(items: AsyncIterator[T]) -> Iterator[T]:
+    """The items of an asynchronous iterator that stands on a `SyncLink`, each asked for as it is wanted."""
+    with suppress(StopAsyncIteration):
+        while True:
+            yield run_now(_next(items))
+
+
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)
 
 
 class SyncLink:

@@ -45,7 +45,7 @@ def first_parts(contents: Contents, keep: int, *, limits: ReadLimits, fields: Se
             log = frame.records()[: keep - count]
             break
         end, frames, count, chain = frame.end, frames + 1, frame.seal.count, frame.seal.chain
-        raw += len(frame.lines)
+        raw += frame.raw_bytes
     described = base_fields(base_bytes=end, frames=frames, chain=chain, raw_bytes=raw, log_bytes=log_bytes(log))
     return Parts(contents.base[:end], count, log, contents.ids[: 16 * keep], [*described, *fields])
 

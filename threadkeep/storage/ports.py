@@ -57,6 +57,20 @@ class ColdStore(Protocol):
         """
         ...
 
+    def extends(self, size: int) -> bool:
+        """Whether `extend` works here for objects of which `size` bytes are kept; may ask the store, once a process."""
+        ...
+
+    def extend(self, ref: ThreadRef, tail: bytes, *, meta: ArchiveMeta, based_on: str, keep: int) -> StoredObject:
+        """Replace the object whose ETag is `based_on` by its own first `keep` bytes and `tail` behind them.
+
+        Only what is new travels. Only where `extends(keep)` says so.
+
+        Raises:
+            ArchiveMoved, StoreUnavailable: as of `put`.
+        """
+        ...
+
     def put_back(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, over: StoredObject | None) -> StoredObject:
         """Put a sound archive in the place of a damaged one, though its revision may be lower; for repairs alone.
 

@@ -52,8 +52,12 @@ class WritePolicy:
 
     def upload(self, body: bytes) -> dict[str, str]:
         """All arguments of PutObject that this policy asks for."""
+        return {**self.creation(), **self._digest(body)}
+
+    def creation(self) -> dict[str, str]:
+        """Arguments of a request that makes an object out of parts."""
         tagging = {"Tagging": urlencode(self.tags, quote_via=quote)} if self.tags else {}
-        return {**self.placement(), **tagging, **self._digest(body)}
+        return {**self.placement(), **tagging}
 
     def _digest(self, body: bytes) -> dict[str, str]:
         # Computed here, not by the SDK, which over TLS would send it as a trailer of an aws-chunked body.

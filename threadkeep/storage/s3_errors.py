@@ -80,6 +80,7 @@ _REMEDIES: Final = {
     "InvalidStorageClass": "Check THREADKEEP_S3_STORAGE_CLASS.",
     "InvalidTag": "Check THREADKEEP_S3_TAGS.",
     "EntityTooLarge": "One request takes at most 5 GiB; lower THREADKEEP_MAX_THREAD_BYTES.",
+    "NoSuchUpload": "Somebody completed or gave up this upload; look at what is stored now.",
     "NotImplemented": "This store lacks the operation; see docs/reference/stores.md.",
 }
 _KMS: Final = "Check THREADKEEP_S3_SSE_KMS_KEY, and that these credentials may use it."

@@ -127,7 +127,7 @@ def read_whole(ref: ThreadRef, where: str, body: bytes, limits: ReadLimits) -> t
     seal, raw_bytes = None, 0
     for frame in read_frames(body, where=where, thread=str(ref), limits=limits):
         record_hashes(frame, where=where, thread=str(ref))
-        seal, raw_bytes = frame.seal, raw_bytes + len(frame.lines)
+        seal, raw_bytes = frame.seal, raw_bytes + frame.raw_bytes
     if seal is None:
         raise ArchiveCorrupt(str(ref), where, "it is empty")
     return seal, raw_bytes

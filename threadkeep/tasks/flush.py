@@ -4,11 +4,13 @@ from typing import Final
 
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.hot_flow import FlushStart, Settled
+from threadkeep.storage.hot_head import Head
+from threadkeep.storage.link import each_now
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks.losing import note_fallback
 from threadkeep.tasks.lost_race import put_archive
 from threadkeep.tasks.outcome import Outcome
-from threadkeep.tasks.sealing import Prepared, prepare
+from threadkeep.tasks.sealing import Prepared, compacts, prepare
 from threadkeep.tasks.stores import Stores
 
 ROUNDS: Final = 4
@@ -31,6 +33,7 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
         StoreUnavailable: a store did not answer; the thread is as hot as before, and a repeat is safe.
         StoreRefused: the bucket or its credentials are wrong; the thread stays hot.
     """
+    whole = False
     for turn in range(ROUNDS):
         attempt = fresh_mark()
         start = now(stores.flow.begin_flush(ref, attempt, mode, run=run if turn == 0 else ""))
@@ -39,12 +42,12 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
         if start.status != "go" or start.head is None:
             return _nothing_to_archive(stores, ref, start)
         mode = start.mode
-        contents = now(stores.hot.copy(ref, start.head))
-        if contents is None:
+        prepared = _read_and_seal(stores, ref, start, start.head, attempt, whole=whole)
+        if prepared is None:
             continue
-        prepared = prepare(ref, contents, attempt, evicting=mode == "evict", settings=stores.settings)
         stored = put_archive(stores, ref, prepared)
         if stored == "again":
+            whole = True
             continue
         if isinstance(stored, str):
             return Outcome(stored, rev=prepared.meta.rev)
@@ -52,6 +55,29 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
         _record(stores, ref, prepared, stored, settled)
         return _ended(prepared, stored, settled)
     return Outcome("still_hot")
+
+
+def _read_and_seal(
+    stores: Stores, ref: ThreadRef, start: FlushStart, head: Head, attempt: str, *, whole: bool
+) -> Prepared | None:
+    """What is to be put; None if the thread changed otherwise than by growing meanwhile.
+
+    Of a large object that begins with the base only what is new is put, unless it is to be put `whole`.
+    """
+    hot, small = stores.hot, start.small
+    compact = compacts(head, evicting=start.mode == "evict")
+    extends = not (whole or compact) and bool(head.etag) and head.base_etag == head.etag
+    extends = extends and stores.cold.extends(head.base_bytes)
+    base = None if extends else small.base
+    if base is None and not extends:
+        base = now(hot.base(ref, head.pieces))
+    records = small.log if small.log is not None else each_now(hot.records(ref, head))
+    prepared = prepare(ref, head, base, records, attempt, compact=compact, settings=stores.settings)
+    at_one_moment = small.log is not None and (extends or small.base is not None)
+    if not at_one_moment and not now(hot.still(ref, head)):
+        return None
+    as_told = prepared.meta.count == head.count and (base is None or len(base) == head.base_bytes)
+    return prepared if as_told else None
 
 
 def _nothing_to_archive(stores: Stores, ref: ThreadRef, start: FlushStart) -> Outcome:

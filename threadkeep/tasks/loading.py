@@ -7,10 +7,10 @@ from threadkeep.errors import ArchiveCorrupt, InvalidMessage
 from threadkeep.model import Seal, StoredObject, ThreadRef, checked_record, fresh_mark
 from threadkeep.storage.archive import (
     NO_CHAIN,
+    id_hashes,
     is_tombstone,
     read_frames,
     read_tombstone,
-    record_hashes,
     seal_tail,
     verify_owner,
 )
@@ -67,8 +67,8 @@ def _verified(stores: Stores, ref: ThreadRef, stored: StoredObject, body: bytes)
     ids: list[bytes] = []
     raw_bytes, frames, seal = 0, 0, None
     for frame in read_frames(body, where=stored.key, thread=str(ref), limits=ReadLimits.of(stores.settings)):
-        ids.append(record_hashes(frame, where=stored.key, thread=str(ref)))
-        raw_bytes += len(frame.lines)
+        ids.append(id_hashes(frame, where=stored.key, thread=str(ref)))
+        raw_bytes += frame.raw_bytes
         frames, seal = frames + 1, frame.seal
     if seal is None:
         raise ArchiveCorrupt(str(ref), stored.key, "it is empty")

@@ -1,10 +1,14 @@
 """Putting an archive while others may write too: the condition, and what to do when it is not met."""
 
+import itertools
+from contextlib import suppress
 from typing import Final, Literal
 
-from threadkeep.errors import ArchiveMoved, StoreUnavailable
+from threadkeep.errors import ArchiveCorrupt, ArchiveMoved, StoreUnavailable
 from threadkeep.model import StoredObject, ThreadRef
+from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.mending import proven_prefix
 from threadkeep.tasks.sealing import Prepared
 from threadkeep.tasks.stores import Stores
 
@@ -25,7 +29,7 @@ def put_archive(stores: Stores, ref: ThreadRef, mine: Prepared) -> PutResult:
     for _ in range(LOOKS):
         unknown = False
         try:
-            return stores.cold.put(ref, mine.body, meta=mine.meta, based_on=based_on)
+            return _put(stores, ref, mine, based_on)
         except ArchiveMoved:
             pass
         except StoreUnavailable:
@@ -34,11 +38,19 @@ def put_archive(stores: Stores, ref: ThreadRef, mine: Prepared) -> PutResult:
         decision = _decide(stores, ref, mine, there, based_on=based_on, unknown=unknown)
         if decision == "retry":
             based_on = there.etag if there is not None else None
+            if mine.kept and based_on != mine.head.etag:
+                return "again"  # what it would have kept is not there
             continue
         result = _act(stores, ref, mine, there, decision)
         if result is not None:
             return result
     raise StoreUnavailable("S3", "a flush", "other writers kept changing the object")
+
+
+def _put(stores: Stores, ref: ThreadRef, mine: Prepared, based_on: str | None) -> StoredObject:
+    if mine.kept and based_on is not None:
+        return stores.cold.extend(ref, mine.body, meta=mine.meta, based_on=based_on, keep=mine.kept)
+    return stores.cold.put(ref, mine.body, meta=mine.meta, based_on=based_on)
 
 
 def _act(
@@ -120,9 +132,28 @@ def _adopt(stores: Stores, ref: ThreadRef, mine: Prepared, foreign: StoredObject
 
 
 def _keep_mine_aside(stores: Stores, ref: ThreadRef, mine: Prepared) -> None:
-    key = stores.cold.put_aside(ref, mine.body, meta=mine.meta)
-    stores.note(ref, "conflict", {"kept": "mine", "rev": mine.meta.rev, "key": key})
+    base = _base(stores, ref, mine)
+    key = stores.cold.put_aside(ref, (base or b"") + mine.body, meta=mine.meta)
+    facts = {"kept": "mine", "rev": mine.meta.rev, "key": key}
+    stores.note(ref, "conflict", facts if base is not None else {**facts, "behind": mine.head.archived})
     clear_if_erased(stores, ref)
+
+
+def _base(stores: Stores, ref: ThreadRef, mine: Prepared) -> bytes | None:
+    """What my frames stand behind, if they were to be put there without it: from what is stored, or was before.
+
+    None where nothing that begins so is left: then my frames alone are kept, sealed as what follows it.
+    """
+    if not mine.kept:
+        return b""
+    found = stores.cold.get(ref)
+    for stored, body in itertools.chain([found] if found is not None else [], stores.cold.earlier(ref)):
+        with suppress(ArchiveCorrupt):
+            limits = ReadLimits.of(stores.settings)
+            prefix = proven_prefix(body, mine.head, where=stored.key, limits=limits)
+            if prefix is not None:
+                return prefix.body
+    return None
 
 
 def clear_if_erased(stores: Stores, ref: ThreadRef) -> None:

@@ -105,7 +105,7 @@ def proven_prefix(body: bytes, head: Head, *, where: str, limits: ReadLimits) ->
     """
     raw, ids = 0, list[bytes]()
     for number, frame in enumerate(read_frames(body, where=where, limits=limits), 1):
-        raw += len(frame.lines)
+        raw += frame.raw_bytes
         ids.append(record_hashes(frame, where=where))
         if (frame.seal.count, frame.seal.chain) == (head.base_count, head.chain):
             return Base(body[: frame.end], number, head.chain, raw, b"".join(ids))

@@ -115,7 +115,7 @@ def archive_anew(stores: Stores, found: Examined, known: CatalogEntry | None) ->
     if aside is None:
         return None
     etag = found.stored.etag if found.stored is not None else ""
-    if not contents.head.dirty and not now(stores.flow.distrust(found.ref, contents.head, etag)):
+    if not now(stores.flow.distrust(found.ref, contents.head, etag)):
         return None
     outcome = flush(stores, found.ref, "linger")
     if outcome.outcome in ("absent", "erasing", "set_aside"):

@@ -1,69 +1,93 @@
 """What a flush is about to put: the old frames as they are, and behind them what is new. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 from threadkeep.config import Settings
 from threadkeep.model import ArchiveMeta, ThreadRef
 from threadkeep.storage.archive import NO_CHAIN, SealedTail, read_frames, seal_tail, should_compact
-from threadkeep.storage.hot import Contents, cut
+from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import SealedFlush
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import ReadLimits
-from threadkeep.storage.parts import log_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything to be put and settled: the whole object, and what of it is new."""
+    """Everything to be put and settled: the whole object, or what comes behind the stored one's first bytes.
+
+    Attributes:
+        body: The object; without its first `kept` bytes where these stay where they are.
+        kept: Bytes that the object with the head's ETag already begins with; 0 where `body` is all of it.
+        compressed: Bytes of records that had to be compressed.
+    """
 
     head: Head
     attempt: str
     body: bytes
+    kept: int
     meta: ArchiveMeta
     sealed: SealedFlush
     compressed: int
 
 
-def prepare(ref: ThreadRef, contents: Contents, attempt: str, *, evicting: bool, settings: Settings) -> Prepared:
-    """Seal what is new and lay the object out. Compresses the tail alone, unless many small frames become one."""
-    head = contents.head
+def compacts(head: Head, *, evicting: bool) -> bool:
+    """Whether a flush of this thread makes one frame of all."""
+    return should_compact(frames=head.frames, base_bytes=head.base_bytes, evicting=evicting)
+
+
+def prepare(
+    ref: ThreadRef,
+    head: Head,
+    base: bytes | None,
+    records: Iterable[bytes],
+    attempt: str,
+    *,
+    compact: bool,
+    settings: Settings,
+) -> Prepared:
+    """Seal what is new and lay the object out. Compresses the tail alone, unless many small frames become one.
+
+    Args:
+        ref: The thread.
+        head: What is to be archived.
+        base: Its frames; None where the stored object begins with them and keeps them.
+        records: Those behind the base; read once, a frame's worth at a time.
+        attempt: This flush's.
+        compact: Whether to make one frame of all; then `base` is needed.
+        settings: Level and limits.
+    """
     seal = head.to_seal(ref, attempt)
-    compact = should_compact(frames=head.frames, base_bytes=head.base_bytes, evicting=evicting)
     if compact:
-        frames = read_frames(contents.base, where=f"base of {ref}", thread=str(ref), limits=ReadLimits.of(settings))
+        frames = read_frames(base or b"", where=f"base of {ref}", thread=str(ref), limits=ReadLimits.of(settings))
         old = chain.from_iterable(frame.records() for frame in frames)
-        fresh = seal_tail(
-            chain(old, contents.tail),
-            seal,
-            base_count=0,
-            base_chain=NO_CHAIN,
-            level=settings.compression_level,
-        )
+        level = settings.compression_level
+        fresh = seal_tail(chain(old, records), seal, base_count=0, base_chain=NO_CHAIN, level=level)
     else:
         fresh = seal_tail(
-            contents.tail,
+            records,
             seal,
             base_count=head.base_count,
             base_chain=head.chain,
             level=settings.compression_level,
         )
-    return _laid_out(contents, attempt, fresh, compact=compact)
+    return _laid_out(head, base, attempt, fresh, compact=compact)
 
 
-def _laid_out(contents: Contents, attempt: str, fresh: SealedTail, *, compact: bool) -> Prepared:
-    head = contents.head
-    body = fresh.body if compact else contents.base + fresh.body
+def _laid_out(head: Head, base: bytes | None, attempt: str, fresh: SealedTail, *, compact: bool) -> Prepared:
+    kept = head.base_bytes if base is None else 0
+    body = fresh.body if compact or not base else base + fresh.body
     raw_bytes = fresh.raw_bytes + (0 if compact else head.raw_bytes)
     sealed = SealedFlush(
         attempt=attempt,
         rev=head.rev,
-        records=len(contents.tail),
-        record_bytes=log_bytes(contents.tail),
+        records=fresh.seal.count - head.base_count,
+        record_bytes=head.log_bytes,
         pieces=cut(fresh.body),
         replaces=compact,
         base_count=fresh.seal.count,
-        base_bytes=len(body),
+        base_bytes=kept + len(body),
         frames=fresh.frames + (0 if compact else head.frames),
         chain=fresh.seal.chain,
         raw_bytes=raw_bytes,
@@ -76,4 +100,4 @@ def _laid_out(contents: Contents, attempt: str, fresh: SealedTail, *, compact: b
         born=head.born,
         raw_bytes=raw_bytes,
     )
-    return Prepared(head, attempt, body, meta, sealed, fresh.raw_bytes)
+    return Prepared(head, attempt, body, kept, meta, sealed, fresh.raw_bytes)

@@ -34,6 +34,15 @@ class MemoryColdStore:
                 raise ArchiveMoved(key)
             return self.write(key, body, meta)
 
+    def extends(self, size: int) -> bool:
+        return size > 0
+
+    def extend(self, ref: ThreadRef, tail: bytes, *, meta: ArchiveMeta, based_on: str, keep: int) -> StoredObject:
+        with self._lock:
+            there = self._newest(self.keys.thread(ref))
+            kept = there[1][:keep] if there else b""
+            return self.put(ref, kept + tail, meta=meta, based_on=based_on)
+
     def put_back(self, ref: ThreadRef, body: bytes, *, meta: ArchiveMeta, over: StoredObject | None) -> StoredObject:
         return self.put(ref, body, meta=meta, based_on=over.etag if over else None)
 

@@ -1,8 +1,10 @@
 -- A flush's first act: clear the marker, so that later requests queue their own; list the attempt; say what is here.
 -- A mode that was asked for stays wanted until a flush succeeds, so that a retry keeps it.
 -- ARGV  4 attempt   5 mode   6 deaths allowed   7 run; '' if it has begun before   8 a run's time limit (ms)
--- Reply {'go', mode, head…} | {'clean', mode, head…} | {'absent'} | {'set_aside', deaths} | {'erasing'}
-expect('hmntn')
+--       9 bytes that a part may have to be told here
+-- Reply {'go', mode, {head…}, {piece…} or nil, {record…} or nil} | {'clean', mode, {head…}} | {'absent'}
+--     | {'set_aside', deaths} | {'erasing'}
+expect('hmntnn')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if not h then return {'absent'} end
@@ -11,7 +13,7 @@ for _, asked in ipairs({redis.call('HGET', HEAD, 'flush_mode') or mode, redis.ca
   if STRENGTH[asked] > STRENGTH[mode] then mode = asked end
 end
 redis.call('HDEL', HEAD, 'flush_token', 'flush_mode', 'flush_at')
-if not h.dirty then return {'clean', mode, unpack(redis.call('HGETALL', HEAD))} end
+if not h.dirty then return {'clean', mode, redis.call('HGETALL', HEAD)} end
 redis.call('HSET', HEAD, 'wanted', mode)
 if ARGV[7] ~= '' then
   local deaths = begin_run('flush|', ARGV[7], tonumber(ARGV[8]))
@@ -24,4 +26,4 @@ if not lists(h, ARGV[4]) then
   end
   redis.call('HSET', HEAD, 'attempts', table.concat(kept, ' '))
 end
-return {'go', mode, unpack(redis.call('HGETALL', HEAD))}
+return {'go', mode, redis.call('HGETALL', HEAD), small_parts(tonumber(ARGV[9]), false)}

@@ -18,6 +18,7 @@ redis.call('UNLINK', BASE, IDS, TICKET)
 if pieces > 0 then redis.call('RENAME', KEYS[11], BASE) end
 if count > 0 then redis.call('RENAME', KEYS[13], IDS) end
 local keep_until = math.max(tonumber(left[5] or '0'), tonumber(told[2] or '0'))
+redis.call('HDEL', HEAD, 'base_etag')
 redis.call('HSET', HEAD, 'gen', ARGV[5], 'pieces', pieces, 'keep_until', int(keep_until), unpack(ARGV, 9))
 redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)
 rest(thread())

@@ -34,7 +34,8 @@ local KINDS = {
 
 -- Fields of a head that a caller may set, and their kinds; what a thread is made of belongs to the operations.
 local FIELDS = {
-  codec = 't', state = 't', labels = 't', forked_from = 't', chain = 't', etag = 't', key = 't',
+  codec = 't', state = 't', labels = 't', forked_from = 't', chain = 't', etag = 't', base_etag = 't',
+  key = 't',
   base_bytes = 'n', frames = 'n', raw_bytes = 'n', log_bytes = 'n', born = 'n',
 }
 
@@ -85,6 +86,16 @@ local function thread()
   h.dirty = h.rev ~= h.archived
   h.leased = h.lease ~= '' and h.lease_until > NOW_MS
   return h
+end
+
+-- The base's pieces, the log's records and the ids of a thread that is here; false for what has more than `most` bytes,
+-- which is read in pages, and for ids that are not wanted.
+local function small_parts(most, with_ids)
+  local sizes = redis.call('HMGET', HEAD, 'base_bytes', 'log_bytes')
+  local base = tonumber(sizes[1] or '0') <= most and redis.call('LRANGE', BASE, 0, -1)
+  local log = tonumber(sizes[2] or '0') <= most and redis.call('LRANGE', LOG, 0, -1)
+  local ids = with_ids and redis.call('STRLEN', IDS) <= most and (redis.call('GET', IDS) or '')
+  return base, log, ids
 end
 
 -- What is left of a thread that is not whole: when the index last saw it ('0': it does not list it), the lengths of base,

@@ -21,6 +21,7 @@ redis.call('UNLINK', BASE, LOG, IDS)
 for i, key in ipairs({BASE, LOG, IDS}) do
   if redis.call('EXISTS', KEYS[10 + i]) == 1 then redis.call('RENAME', KEYS[10 + i], key) end
 end
+redis.call('HDEL', HEAD, 'base_etag')
 redis.call('HSET', HEAD, 'pieces', pieces, 'base_count', base_count, 'count', count, 'gen', ARGV[7])
 changed(h, tonumber(ARGV[5]), {unpack(ARGV, 13)})
 if ARGV[11] == '1' then redis.call('HSET', HEAD, 'born', int(h.rev)) end
