@@ -23,10 +23,10 @@ def messages_in(stores: Stores, ref: ThreadRef) -> list[Any]:
 
 
 class Racing:
-    """Runs `meanwhile` once, just before the next `put` of the cold store, or `settle` or `restore` of the hot tier."""
+    """Runs `meanwhile` once, just before the next `put` or `extend` of the cold store, or `settle` or `restore` of the hot tier."""
 
     def __init__(self, stores: Stores, step: str, meanwhile: Callable[[], Any]) -> None:
-        self._owner: Any = stores.cold if step == "put" else stores.flow
+        self._owner: Any = stores.cold if step in ("put", "extend") else stores.flow
         self._step, self._meanwhile = step, meanwhile
         self._original = getattr(self._owner, step)
         self.happened = False

@@ -22,6 +22,14 @@ from threadkeep.storage.ports import Announce, ColdStore
 from threadkeep.testing.cold_samples import REF, UNUSUAL, body_of, make_meta, put_over
 
 
+LARGE = 5 * 1024 * 1024
+"""S3 copies no smaller part."""
+
+
+def body_of_size(size: int) -> bytes:
+    return (b"0123456789abcdef" * (size // 16 + 1))[:size]
+
+
 class RawObjects(Protocol):
     """The bucket behind a store, as a stranger sees it."""
 
@@ -41,8 +49,8 @@ class RawObjects(Protocol):
 class ColdStoreContract:
     """One test per promise of the `ColdStore` port.
 
-    A subclass provides the fixtures `store` (empty, under `prefix`), `prefix`, `raw` (the same bucket)
-    and `versioned` (whether it keeps versions).
+    A subclass provides the fixtures `store` (empty, under `prefix`), `prefix`, `raw` (the same bucket), `versioned`
+    (whether it keeps versions) and `extending` (whether large objects can be extended in it).
 
     Attributes:
         scanned: How many threads the test of scanning makes; more than a page of a listing holds.
@@ -122,12 +130,44 @@ class ColdStoreContract:
 
     @pytest.mark.parametrize("size", [0, 1, 20 * 1024 * 1024], ids=["empty", "one_byte", "20_mib"])
     def test_a_body_of_any_size_comes_back(self, store: ColdStore, size: int) -> None:
-        body = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+        body = body_of_size(size)
         store.put(REF, body, meta=make_meta(1), based_on=None)
         got = store.get(REF)
         assert got is not None
         assert got[0].size == size
         assert got[1] == body
+
+    # --- what is behind the bytes of a large one -----------------------------------------------------------
+
+    def test_a_large_object_is_extended_behind_its_first_bytes(self, store: ColdStore, extending: bool) -> None:
+        assert store.extends(LARGE) == extending
+        if not extending:
+            return
+        first = store.put(REF, body_of_size(LARGE + 10), meta=make_meta(1), based_on=None)
+        meta = make_meta(2)
+        second = store.extend(REF, b"what is new", meta=meta, based_on=first.etag, keep=LARGE)
+        got = store.get(REF)
+        assert got is not None
+        assert got[1] == body_of_size(LARGE + 10)[:LARGE] + b"what is new"
+        assert (got[0].etag, got[0].size, got[0].meta) == (second.etag, LARGE + len(b"what is new"), meta)
+        assert (got[0].key, got[0].version_id) == (first.key, second.version_id)
+        third = store.extend(REF, b", and newer", meta=make_meta(3), based_on=second.etag, keep=second.size)
+        assert third.size == LARGE + 22
+        assert _etag(store.put(REF, b"small", meta=make_meta(4), based_on=third.etag)) == _etag(store.head(REF))
+
+    def test_an_extension_yields_to_another_object(self, store: ColdStore, extending: bool) -> None:
+        if not extending:
+            assert not store.extends(LARGE)
+            return
+        for ref, there in ((REF, True), (ThreadRef.of("nothing"), False)):
+            etag = "0" * 32
+            if there:
+                etag = store.put(ref, body_of_size(LARGE), meta=make_meta(1), based_on=None).etag
+                store.put(ref, body_of_size(LARGE + 1), meta=make_meta(2), based_on=etag)
+            before = store.head(ref)
+            with pytest.raises(ArchiveMoved):
+                store.extend(ref, b"late", meta=make_meta(3), based_on=etag, keep=LARGE)
+            assert store.head(ref) == before
 
     # --- who wins ------------------------------------------------------------------------------------------
 
