@@ -108,7 +108,6 @@ class TestS3ColdStore(S3Contract):
         else:
             super().test_the_longest_id_has_an_object_of_its_own(store)
 
-
     def test_an_extension_yields_to_who_writes_before_it_is_complete(self, store, extending):
         if not extending:
             assert not store.extends(LARGE)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from unittest.mock import patch
 
 from tests.crash.plant import Plant
 from threadkeep import Session, Threadkeep
@@ -11,6 +12,7 @@ from threadkeep.errors import MessageNotFound, ThreadErased, ThreadExists
 from threadkeep.model import ArchiveMeta, ThreadRef, fresh_mark
 from threadkeep.storage.archive import tombstone
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks import bulk
 
 
 @dataclass
@@ -272,6 +274,25 @@ def checkpoint(case: Case) -> None:
         session.checkpoint(wait=20)
 
 
+def two_fresh(case: Case) -> None:
+    """Two threads that were left by their sessions, the second one archived before."""
+    fresh(case)
+    with case.keep() as keep, keep.open(case.other.thread_id, create=True) as session:
+        say(session, 1)
+    case.plant.lose_messages()
+    case.plant.run("flush_thread", case.other, id="before", mode="linger")
+    with case.keep() as keep, keep.open(case.other.thread_id) as session:
+        say(session, 2)
+    case.plant.lose_messages()
+
+
+def flush_both(case: Case) -> None:
+    """In one task; their requests to S3 one after the other, so that steps keep their numbers."""
+    with patch.object(bulk, "AT_ONCE", 1):
+        ids = [case.ref.thread_id, case.other.thread_id]
+        case.plant.run("flush_threads", None, id=f"both-{case.ref.thread_id}", thread_ids=ids)
+
+
 ALL = frozenset({"redis", "s3", "sql"})
 BOTH = frozenset({"redis", "broker"})
 REDIS = frozenset({"redis"})
@@ -283,6 +304,7 @@ TASKS = [
     Scenario("a later flush, lingering", "task", continued, flush("linger"), ALL, 11),
     Scenario("a checkpoint under a session", "task", leased, flush("checkpoint"), ALL, 11),
     Scenario("a flush that compacts", "task", many_frames, flush("evict"), ALL, 10),
+    Scenario("a flush of two at once", "task", two_fresh, flush_both, ALL, 6),
     Scenario("a flush over a foreign object", "task", contested, flush("evict"), ALL, 20),
     Scenario("a flush over a tombstone", "task", buried, flush("linger"), ALL, 15),
     Scenario("a flush of what is clean", "task", archived, flush("evict"), REDIS, 3),

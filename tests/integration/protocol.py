@@ -23,7 +23,7 @@ def messages_in(stores: Stores, ref: ThreadRef) -> list[Any]:
 
 
 class Racing:
-    """Runs `meanwhile` once, just before the next `put` or `extend` of the cold store, or `settle` or `restore` of the hot tier."""
+    """Runs `meanwhile` once, just before the next `put` or `extend` of S3, or `settle` or `restore` of Redis."""
 
     def __init__(self, stores: Stores, step: str, meanwhile: Callable[[], Any]) -> None:
         self._owner: Any = stores.cold if step in ("put", "extend") else stores.flow

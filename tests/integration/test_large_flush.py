@@ -1,6 +1,7 @@
 """The flush of a thread whose object is large: what is stored stays where it is, and only what is new travels."""
 
 import random
+from contextlib import suppress
 
 import pytest
 
@@ -14,7 +15,7 @@ from threadkeep.tasks.examine import examine
 from threadkeep.tasks.flush import flush
 from threadkeep.tasks.hydrate import hydrate
 from threadkeep.tasks.repair import repair
-from threadkeep.testing.faults import Work, tracing
+from threadkeep.testing.faults import DEATHS, ERRORS, ProcessDied, Work, tracing
 
 MIB = 1024 * 1024
 TEXTS = [random.Random(number).randbytes(MIB // 2).hex() for number in range(12)]
@@ -101,9 +102,12 @@ def test_another_flush_that_comes_first_is_gone_on_from(stores, session, ref):
 
 def test_a_flush_that_was_killed_before_it_settled_is_gone_on_from(stores, session, ref):
     session.append(user("old"))
-    with Racing(stores, "settle", lambda: (_ for _ in ()).throw(StoreUnavailable("Redis", "a test", "killed"))):
-        with pytest.raises(StoreUnavailable):
-            flush(stores, ref, "linger")
+
+    def killed():
+        raise StoreUnavailable("Redis", "a test", "killed")
+
+    with pytest.raises(StoreUnavailable), Racing(stores, "settle", killed):
+        flush(stores, ref, "linger")
     session.append(user("new"))
     with Work() as work:
         assert flush(stores, ref, "linger").outcome == "archived"
@@ -143,17 +147,15 @@ def test_what_belongs_to_another_timeline_is_kept_aside_with_what_it_stands_behi
     assert ("behind" in event.facts) != begins_so
 
 
-@pytest.mark.parametrize("moment", ["refused", "unanswered"])
-def test_a_request_that_fails_or_whose_answer_is_lost_loses_and_doubles_nothing(stores, session, ref, moment):
-    for number in range(1, 5):
+@pytest.mark.parametrize("moment", [*DEATHS, *ERRORS])
+def test_stopped_at_any_of_its_steps_it_loses_and_doubles_nothing(stores, session, ref, moment):
+    for number in range(1, 7):
         session.append(user(f"new {number}"))
-        with Work(stop_at=number + 1, moment=moment) as work:  # the first is begin_flush
-            try:
-                flush(stores, ref, "linger")
-            except StoreUnavailable:
-                with Work():
-                    flush(stores, ref, "linger")
+        work = Work(stop_at=number, moment=moment)
+        with work, suppress(StoreUnavailable, ProcessDied):
+            flush(stores, ref, "linger")
         assert work.stopped
+        flush(stores, ref, "linger")
         assert texts(stores, ref) == [*TEXTS, *[f"new {n}" for n in range(1, number + 1)]]
         assert messages_in(stores, ref) == session.messages
 

@@ -1,11 +1,11 @@
-"""`flush` and `hydrate`: have workers move one thread."""
+"""`flush` and `hydrate`: have workers move a thread, or all that are idle."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from threadkeep.cli.exits import refuse
-from threadkeep.cli.options import Namespace, ThreadId, Wait
+from threadkeep.cli.options import Namespace, ThreadId, Wait, parse_age
 from threadkeep.cli.output import say, visible
 
 if TYPE_CHECKING:
@@ -18,23 +18,45 @@ PANEL = "Threads"
 
 @commands.command(rich_help_panel=PANEL)
 def flush(
-    id: ThreadId,  # noqa: A002
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The thread's id.", show_default=False)] = None,  # noqa: A002
     namespace: Namespace = None,
+    idle: Annotated[
+        str | None,
+        typer.Option(
+            "--idle",
+            metavar="AGE",
+            help="Instead of one, all that Redis alone has the newest of and that are unchanged for so long: 90s, 12h.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Wait = None,
     force: Annotated[
         bool, typer.Option("--force", help="Try a thread again that was set aside because its flushes died.")
     ] = False,
 ) -> None:
-    """Have a thread archived, and evicted from Redis unless it is in use.
+    """Have a thread archived, and evicted from Redis unless it is in use; or all threads that are idle.
 
     `threadkeep flush ticket-42 --wait 30`
+
+    `threadkeep flush --idle 1h --wait 600`
     """
+    if (id is None) == (idle is None):
+        raise typer.BadParameter("name a thread, or say --idle AGE")
+    if idle is not None:
+        from threadkeep.cli.idle import flush_idle
+
+        flush_idle(parse_age(idle), namespace, wait)
+    else:
+        _flush_one(str(id), namespace, wait, force=force)
+
+
+def _flush_one(thread_id: str, namespace: str | None, wait: float | None, *, force: bool) -> None:
     from threadkeep.cli.stores import address, opened, threads_of
     from threadkeep.model import fresh_mark
     from threadkeep.storage.link import run_now as now
 
     with opened() as stores:
-        ref = address(stores.settings, id, namespace)
+        ref = address(stores.settings, thread_id, namespace)
         _check_set_aside(stores, ref, "flush", force=force)
         threads, token = threads_of(stores), fresh_mark()
         seen = now(stores.hot.look(ref))

@@ -16,7 +16,7 @@ from redis.exceptions import AskError, MovedError
 
 from threadkeep.config import Settings
 from threadkeep.errors import StoreRefused, StoreUnavailable
-from threadkeep.storage.link import AsyncLink, Command, Link, Listener, SyncLink
+from threadkeep.storage.link import AsyncLink, Call, Command, Link, Listener, SyncLink
 
 T = TypeVar("T")
 
@@ -57,6 +57,16 @@ class ClusterLink:
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return await self._sent(keys[0], lambda link: link.call(name, keys, args))
+
+    async def call_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """One after the other: each goes wherever its slot is by then."""
+        replies: list[Any] = []
+        for keys, args in calls:
+            try:
+                replies.append(await self.call(name, keys, args))
+            except StoreRefused as error:
+                replies.append(error)
+        return replies
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         """One round trip to each server that holds some of the keys."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
 from threadkeep.config import Settings
-from threadkeep.errors import ArchiveCorrupt
+from threadkeep.errors import ArchiveCorrupt, ThreadkeepError
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.hot_keys import PIECE_BYTES, ThreadKeys, keys_of
@@ -206,6 +206,12 @@ class HotTier:
         """Mark that a flush is wanted: `enqueue`, `coalesced`, `clean`, `absent` or `erasing`."""
         reply = await self.call("request_flush", ref, [mode, token, self._ms(self._settings.marker_seconds)])
         return str(reply.decode())
+
+    async def request_flushes(self, refs: Sequence[ThreadRef], mode: FlushMode, token: str) -> list[str]:
+        """`request_flush` for many threads under one token; `broken` for one that cannot be looked at."""
+        marker = self._ms(self._settings.marker_seconds)
+        replies = await self.call_many("request_flush", [(ref, [mode, token, marker]) for ref in refs])
+        return ["broken" if isinstance(reply, ThreadkeepError) else reply.decode() for reply in replies]
 
     async def ask(self, ref: ThreadRef, *, keep: float) -> Asked:
         """Ask for a hydrate; a copy restored for it is kept for `keep` seconds from now."""
@@ -406,6 +412,14 @@ class HotTier:
         keys = self.keys(ref)
         shared = [ref.member, keys.channel, self._ms(self._settings.linger_seconds)]
         return await self.link.call(name, [*keys.all, *staging], [*shared, *args])
+
+    async def call_many(self, name: str, calls: Sequence[tuple[ThreadRef, Sequence[Any]]]) -> list[Any]:
+        """Run the script `name` on many threads; an error of one call stands in the place of its reply."""
+        linger = self._ms(self._settings.linger_seconds)
+        keyed = [(self.keys(ref), ref, args) for ref, args in calls]
+        return await self.link.call_many(
+            name, [(keys.all, [ref.member, keys.channel, linger, *args]) for keys, ref, args in keyed]
+        )
 
     async def stage_pieces(self, key: str, pieces: Sequence[Piece]) -> None:
         """Stage pieces, each of which is a command of its own."""

@@ -1,6 +1,6 @@
 """What an operator wants to know of Redis itself, and of the hot threads as a whole."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -82,7 +82,7 @@ async def hot_facts(hot: HotTier, flow: TierFlow) -> HotFacts:
     members = [ref async for ref in flow.index()]
     dirty = leased = 0
     oldest: tuple[int, ThreadRef | None] = (now_ms, None)
-    async for ref, (rev, archived, since, until) in _heads(hot, members):
+    async for ref, (rev, archived, since, until, _) in _heads(hot, members):
         leased += int(until or 0) > now_ms
         if rev is None or rev == archived:
             continue
@@ -105,10 +105,33 @@ async def memory_of(hot: HotTier, ref: ThreadRef) -> int:
     return sum(int(used or 0) for used in await hot.link.batch([("MEMORY", "USAGE", key, "SAMPLES", 0) for key in own]))
 
 
+async def idle_threads(flow: TierFlow, *, before_ms: int, namespace: str | None = None) -> list[tuple[ThreadRef, int]]:
+    """Threads that Redis alone has the newest of and that were last changed before a Unix time, with their revisions.
+
+    None that a session holds.
+    """
+    members = [ref async for ref in flow.index() if namespace is None or ref.namespace == namespace]
+    now_ms = await flow.clock() // 1000
+    return [
+        (ref, int(rev))
+        async for ref, (rev, archived, _, until, active) in _heads(flow.hot, members)
+        if rev is not None and rev != archived and int(until or 0) <= now_ms and int(active or 0) < before_ms
+    ]
+
+
+async def still_unarchived(hot: HotTier, revs: Mapping[ThreadRef, int]) -> dict[ThreadRef, int]:
+    """Which of these threads are in Redis and not archived up to these revisions."""
+    return {
+        ref: revs[ref]
+        async for ref, (rev, archived, *_) in _heads(hot, list(revs))
+        if rev is not None and int(archived or 0) < revs[ref]
+    }
+
+
 async def _heads(hot: HotTier, members: Sequence[ThreadRef]) -> AsyncIterator[tuple[ThreadRef, list[Any]]]:
     rest = iter(members)
     while some := list(islice(rest, HEADS_AT_ONCE)):
-        fields = ("rev", "archived", "dirty_since", "lease_until")
+        fields = ("rev", "archived", "dirty_since", "lease_until", "active")
         for ref, found in zip(
             some, await hot.link.batch([("HMGET", hot.keys(ref).head, *fields) for ref in some]), strict=True
         ):

@@ -1,17 +1,19 @@
 """The hot tier as workers use it: what a flush, a hydrate, an erase and the sweep do to a thread in Redis."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from threadkeep.config import Settings
-from threadkeep.errors import InvalidThreadId, StoreFull
+from threadkeep.errors import ArchiveCorrupt, InvalidThreadId, StoreFull, ThreadkeepError
 from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.hot import INLINE_BYTES, Erasing, HotTier, Piece, SmallParts
 from threadkeep.storage.hot_head import Head, base_fields
 from threadkeep.storage.hot_keys import all_shards, graves_key, index_key, owed_key, tries_key
 from threadkeep.storage.hot_remains import Loss, Remains
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +155,17 @@ class TierFlow:
             mode: At least this strong; what was asked for meanwhile may be stronger.
             run: Names the task's run, the same after a redelivery; empty where the same run begins again.
         """
-        args = [attempt, mode, self._settings.poison_after, run, self._run_ms, INLINE_BYTES]
-        status, *rest = await self.hot.call("begin_flush", ref, args)
-        if status in (b"go", b"clean"):
-            head, small = Head.parse(rest[1]), SmallParts.parse(rest[2:])
-            return FlushStart(status.decode(), rest[0].decode(), head, small=small)
-        return FlushStart(status.decode(), deaths=int(rest[0]) if rest else 0)
+        return _started(await self.hot.call("begin_flush", ref, self._beginning(attempt, mode, run)))
+
+    async def begin_flushes(
+        self, attempts: Sequence[tuple[ThreadRef, str]], mode: FlushMode, *, run: str
+    ) -> list[FlushStart | ThreadkeepError]:
+        """`begin_flush` of many threads, each with its attempt; an error stands in the place of what it befell."""
+        calls = [(ref, self._beginning(attempt, mode, run)) for ref, attempt in attempts]
+        return _each(await self.hot.call_many("begin_flush", calls), _started)
+
+    def _beginning(self, attempt: str, mode: FlushMode, run: str) -> list[Any]:
+        return [attempt, mode, self._settings.poison_after, run, self._run_ms, INLINE_BYTES]
 
     async def settle(
         self, ref: ThreadRef, sealed: SealedFlush, stored: StoredObject, *, gen: str, mode: FlushMode
@@ -202,20 +209,19 @@ class TierFlow:
         inline: bytes = b"",
         staged: str = "",
     ) -> Settled:
-        args = [
-            sealed.attempt,
-            gen,
-            new_gen,
-            sealed.rev,
-            sealed.records,
-            sealed.record_bytes,
-            sealed.base_count,
-        ]
-        facts = ["base_bytes", sealed.base_bytes, "frames", sealed.frames, "chain", sealed.chain]
-        place = ["raw_bytes", sealed.raw_bytes, "etag", stored.etag, "base_etag", stored.etag, "key", stored.key]
         pieces = len(sealed.pieces) if inline or staged else 0
-        tail = [pieces, int(sealed.replaces), mode, inline, *facts, *place]
-        return _settled(await self.hot.call("settle", ref, [*args, *tail], staging=[staged] if staged else []))
+        args = _settling(sealed, stored, gen, new_gen, mode, pieces, inline)
+        return _settled(await self.hot.call("settle", ref, args, staging=[staged] if staged else []))
+
+    async def settle_many(
+        self, flushes: Sequence[tuple[ThreadRef, SealedFlush, StoredObject, str, FlushMode]]
+    ) -> list[Settled | ThreadkeepError]:
+        """`settle` of many threads, with the gen and mode of each; of what is not small `stage` is returned."""
+        calls = []
+        for ref, sealed, stored, gen, mode in flushes:
+            inline = _inline(sealed.pieces)
+            calls.append((ref, _settling(sealed, stored, gen, fresh_mark(), mode, int(bool(inline)), inline)))
+        return _each(await self.hot.call_many("settle", calls), _settled)
 
     async def leave(self, ref: ThreadRef, head: Head, mode: FlushMode) -> Settled:
         """Let a thread that is archived already go, if it still is as it was."""
@@ -322,6 +328,11 @@ class TierFlow:
         """A run came to an end, good or bad: it did not take its worker with it. Forgets those that did."""
         await self.hot.link.run("HDEL", self.hot.keys(ref).tries, f"{kind}|{ref.member}")
 
+    async def forget_many(self, refs: Sequence[ThreadRef], kind: Literal["flush", "hydrate"]) -> None:
+        """`forget_runs` for many threads, in one round trip."""
+        if refs:
+            await self.hot.link.batch([("HDEL", self.hot.keys(ref).tries, f"{kind}|{ref.member}") for ref in refs])
+
     async def deaths(self, ref: ThreadRef, kind: Literal["flush", "hydrate"]) -> int:
         """How many of a thread's runs have died since one ended."""
         run = await self.hot.link.run("HGET", self.hot.keys(ref).tries, f"{kind}|{ref.member}")
@@ -381,6 +392,10 @@ class TierFlow:
                     if ref := _thread_of(member.decode(errors="replace")):
                         yield ref
 
+    async def paid_many(self, stamps: Sequence[tuple[ThreadRef, int]]) -> None:
+        """`paid` for many threads; what fails is told once more by the sweep."""
+        await self.hot.call_many("paid", [(ref, [stamp]) for ref, stamp in stamps])
+
     async def paid(self, ref: ThreadRef, stamp: int) -> None:
         """The catalog has been told how things stood at `stamp`, in Redis's microseconds; a later debt stays."""
         await self.hot.call("paid", ref, [stamp])
@@ -402,12 +417,11 @@ class TierFlow:
 
         What is `broken` stays there: it is not whole, and may have held what the archive does not.
         """
-        status, *rest = await self.hot.call("lapse", ref, [])
-        if status in (b"hot", b"fading"):
-            return Lapsed(status.decode(), Head.parse(rest))
-        if status == b"erasing":
-            return Lapsed("erasing", None, rest[0].decode(), int(rest[1]))
-        return Lapsed(status.decode())
+        return _lapsed(await self.hot.call("lapse", ref, []))
+
+    async def lapse_many(self, refs: Sequence[ThreadRef]) -> list[Lapsed | ThreadkeepError]:
+        """`lapse` of many threads; an error stands in the place of what it befell."""
+        return _each(await self.hot.call_many("lapse", [(ref, []) for ref in refs]), _lapsed)
 
     async def drop_outdated(self, ref: ThreadRef, archived: int) -> bool:
         """Drop a cached copy that is older than revision `archived`, which the archive is known to hold."""
@@ -487,9 +501,46 @@ def restored_fields(
     ]
 
 
+def _each(replies: Sequence[Any], parse: Callable[[Any], T]) -> list[T | ThreadkeepError]:
+    found: list[T | ThreadkeepError] = []
+    for reply in replies:
+        try:
+            found.append(reply if isinstance(reply, ThreadkeepError) else parse(reply))
+        except ArchiveCorrupt as error:  # a head that is damaged
+            found.append(error)
+    return found
+
+
+def _started(reply: Sequence[Any]) -> FlushStart:
+    status, *rest = reply
+    if status in (b"go", b"clean"):
+        head, small = Head.parse(rest[1]), SmallParts.parse(rest[2:])
+        return FlushStart(status.decode(), rest[0].decode(), head, small=small)
+    return FlushStart(status.decode(), deaths=int(rest[0]) if rest else 0)
+
+
+def _settling(
+    sealed: SealedFlush, stored: StoredObject, gen: str, new_gen: str, mode: FlushMode, pieces: int, inline: bytes
+) -> list[Any]:
+    """What settles a flush: its `pieces` are staged, or one comes along `inline`."""
+    facts = ["base_bytes", sealed.base_bytes, "frames", sealed.frames, "chain", sealed.chain]
+    place = ["raw_bytes", sealed.raw_bytes, "etag", stored.etag, "base_etag", stored.etag, "key", stored.key]
+    known = [sealed.attempt, gen, new_gen, sealed.rev, sealed.records, sealed.record_bytes, sealed.base_count]
+    return [*known, pieces, int(sealed.replaces), mode, inline, *facts, *place]
+
+
 def _inline(pieces: Sequence[Piece]) -> bytes:
     """The one piece that is small enough to come along with a script; empty if they are not."""
     return bytes(pieces[0]) if len(pieces) == 1 and len(pieces[0]) <= INLINE_BYTES else b""
+
+
+def _lapsed(reply: Sequence[bytes]) -> Lapsed:
+    status, *rest = reply
+    if status in (b"hot", b"fading"):
+        return Lapsed(status.decode(), Head.parse(rest))  # type: ignore[arg-type]
+    if status == b"erasing":
+        return Lapsed("erasing", None, rest[0].decode(), int(rest[1]))
+    return Lapsed(status.decode())  # type: ignore[arg-type]
 
 
 def _settled(reply: Sequence[bytes]) -> Settled:

@@ -38,6 +38,8 @@ from threadkeep.errors import StoreFull, StoreRefused, StoreUnavailable, Threadk
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
+Call = tuple[Sequence[str], Sequence[Any]]
+"""Keys and arguments of a script."""
 
 FAILURES: Final = (RedisError, UnicodeEncodeError)
 """What a client raises: the latter for an argument that is no text that could be sent."""
@@ -90,6 +92,13 @@ class Link(Protocol):
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """One script, atomically."""
+        ...
+
+    async def call_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        """One script many times, each time atomically, in as few round trips as can be.
+
+        An error of one call stands in the place of its reply.
+        """
         ...
 
     def listen(self, channel: str) -> Any:
@@ -156,6 +165,15 @@ class SyncLink:
                 return client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
             except NoScriptError:
                 return client.execute_command("EVAL", body.text, len(keys), *keys, *args)
+        except FAILURES as error:
+            raise mapped(error, name) from error
+
+    async def call_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        try:
+            with self._connected().commands.pipeline(transaction=False) as pipe:
+                for command in _loaded(name, calls):
+                    pipe.execute_command(*command)
+                return _each_mapped(pipe.execute(raise_on_error=False)[1:], name)
         except FAILURES as error:
             raise mapped(error, name) from error
 
@@ -240,6 +258,15 @@ class AsyncLink:
         except FAILURES as error:
             raise mapped(error, name) from error
 
+    async def call_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
+        try:
+            async with self._connected().commands.pipeline(transaction=False) as pipe:
+                for command in _loaded(name, calls):
+                    pipe.execute_command(*command)
+                return _each_mapped((await pipe.execute(raise_on_error=False))[1:], name)
+        except FAILURES as error:
+            raise mapped(error, name) from error
+
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator["Listener"]:
         pubsub = self._connected().listeners.pubsub(ignore_subscribe_messages=True)
@@ -310,6 +337,18 @@ def _connect(settings: Settings, kit: Any, retry: Any) -> _Clients:
     )
     unbounded = kit.ConnectionPool.from_url(settings.redis_url, max_connections=UNBOUNDED, **options)
     return _Clients(kit.Redis.from_pool(queueing), kit.Redis.from_pool(unbounded))
+
+
+def _loaded(name: str, calls: Sequence[Call]) -> Iterator[Command]:
+    """A script's text, which a server that was restarted has forgotten, and then the calls."""
+    body = script(name)
+    yield "SCRIPT LOAD", body.text
+    for keys, args in calls:
+        yield "EVALSHA", body.sha, len(keys), *keys, *args
+
+
+def _each_mapped(replies: Sequence[Any], operation: str) -> list[Any]:
+    return [mapped(reply, operation) if isinstance(reply, RedisError) else reply for reply in replies]
 
 
 def _sound(replies: Sequence[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ Each may run any number of times, in any order, and be killed at any step. A thr
 the settings' where none is given. Arguments and results are ids and numbers.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery, shared_task
@@ -12,6 +13,7 @@ from celery.signals import worker_ready
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import FlushMode, ThreadRef
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks import bulk as _bulk
 from threadkeep.tasks import describe as _describe
 from threadkeep.tasks import erase as _erase
 from threadkeep.tasks import flush as _flush
@@ -22,14 +24,16 @@ from threadkeep.tasks import verify as _verify
 from threadkeep.tasks.adoption import declare_dead_letters
 from threadkeep.tasks.conf import SETTINGS_KEY
 from threadkeep.tasks.outcome import Outcome
-from threadkeep.tasks.stores import Stores
+from threadkeep.tasks.stores import Stores, log
 from threadkeep.tasks.task import ThreadTask
 
 __all__ = [
     "describe_thread",
     "erase_thread",
     "flush_thread",
+    "flush_threads",
     "hydrate_thread",
+    "hydrate_threads",
     "purge_conflicts",
     "reconcile_catalog",
     "sweep",
@@ -75,6 +79,35 @@ def flush_thread(
         return outcome
 
     return self.run_for(ref, "flush", work)
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.flush_threads", soft_time_limit=90, time_limit=120)
+def flush_threads(
+    self: ThreadTask, thread_ids: list[str], namespace: str | None = None, mode: FlushMode = "linger"
+) -> dict[str, Any]:
+    """`flush_thread` for many threads of a namespace. One that fails is queued by itself, and tried again there."""
+    refs = [self.ref(thread_id, namespace) for thread_id in thread_ids]
+
+    def work() -> dict[str, Any]:
+        if self.is_redelivered():  # one of them may have killed the worker: each is tried by itself
+            _flush_alone(self, refs, mode)
+            return {"handed_on": len(refs)}
+        result = _bulk.flush_many(self.stores, refs, mode, run=self.run_id())
+        _flush_alone(self, [ref for ref, error in result.failed if error.retryable], mode)
+        return _told("flush", result)
+
+    return self.retrying("flush_threads", work, {"threads": len(refs)})
+
+
+@shared_task(bind=True, base=ThreadTask, name="threadkeep.hydrate_threads", soft_time_limit=90, time_limit=120)
+def hydrate_threads(self: ThreadTask, thread_ids: list[str], namespace: str | None = None) -> dict[str, Any]:
+    """`hydrate_thread` for many threads of a namespace, for whom nobody waits yet; what fails is left in S3."""
+    refs = [self.ref(thread_id, namespace) for thread_id in thread_ids]
+
+    def work() -> dict[str, Any]:
+        return _told("hydrate", _bulk.hydrate_many(self.stores, refs, run=self.run_id()))
+
+    return self.retrying("hydrate_threads", work, {"threads": len(refs)})
 
 
 @shared_task(bind=True, base=ThreadTask, name="threadkeep.describe_thread", soft_time_limit=30, time_limit=45)
@@ -152,6 +185,23 @@ def reconcile_catalog(
         return done.to_result()
 
     return self.retrying("reconcile_catalog", work, {"after": after})
+
+
+def _flush_alone(task: ThreadTask, refs: Iterable[ThreadRef], mode: FlushMode) -> None:
+    """Queue a flush of each; the sweep does it where the broker is away."""
+    for ref in refs:
+        try:
+            now(task.enqueuer.request_flush(task.stores.hot, ref, mode))
+        except ThreadkeepError as error:
+            log.warning("a flush could not be queued", extra={"thread_id": str(ref), "error": type(error).__name__})
+
+
+def _told(kind: str, result: _bulk.BulkResult) -> dict[str, Any]:
+    for ref, error in result.failed:
+        log.warning("%s did not complete", kind, extra={"thread_id": str(ref), "error": type(error).__name__})
+    counts = result.to_result()
+    log.info("%s of many ended", kind, extra=counts)
+    return counts
 
 
 def _place(after: str | None) -> ThreadRef | None:

@@ -28,6 +28,8 @@ ROUTES: Final = {
     "threadkeep.hydrate_thread": {"queue": HYDRATE},
     "threadkeep.describe_thread": {"queue": HYDRATE},
     "threadkeep.flush_thread": {"queue": FLUSH},
+    "threadkeep.flush_threads": {"queue": FLUSH},
+    "threadkeep.hydrate_threads": {"queue": FLUSH},
     "threadkeep.sweep": {"queue": MAINTENANCE},
     "threadkeep.erase_thread": {"queue": MAINTENANCE},
     "threadkeep.purge_conflicts": {"queue": MAINTENANCE},

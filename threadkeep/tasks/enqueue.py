@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -28,6 +28,8 @@ PUBLISH_RETRIES: dict[str, Any] = {
 }
 """One quick retry, for a connection that broke while nobody used it."""
 DEFAULT_PATIENCE: Final = 2.0
+THREADS_A_MESSAGE: Final = 100
+"""How many threads one message names: what a worker has in hand for a second or two."""
 
 # The last: where a link breaks while kombu declares a queue, it goes on with a channel that it has closed itself.
 _BROKEN: Final = (OperationalError, KombuError, AMQPError, OSError, AttributeError)
@@ -71,6 +73,14 @@ class Enqueuer:
             countdown=delay or None,
         )
 
+    def flush_many(self, refs: Sequence[ThreadRef], mode: FlushMode) -> None:
+        """Queue `flush_threads`, a message for each hundred threads of a namespace."""
+        self._send_many("threadkeep.flush_threads", refs, {"mode": mode})
+
+    def hydrate_many(self, refs: Sequence[ThreadRef]) -> None:
+        """Queue `hydrate_threads`, a message for each hundred threads of a namespace."""
+        self._send_many("threadkeep.hydrate_threads", refs, {})
+
     def describe(self, ref: ThreadRef, question: str, *, expires: float) -> None:
         """Queue `describe_thread`; the answer comes through the hot tier."""
         about = {"question": question}
@@ -95,6 +105,25 @@ class Enqueuer:
     def reconcile_catalog(self, namespace: str | None, after: ThreadRef, *, in_rows: bool) -> None:
         """Queue the rest of a reconcile, behind a thread of the bucket or of the rows."""
         self._go_on("reconcile_catalog", {"namespace": namespace, "after": after.member, "in_rows": in_rows})
+
+    async def request_flushes(self, hot: HotTier, refs: Sequence[ThreadRef], mode: FlushMode) -> list[ThreadRef]:
+        """Queue flushes of many threads, for each unless one is queued; those that are on their way now."""
+        token, queued, marked = fresh_mark(), list[ThreadRef](), list[ThreadRef]()
+        for ref, asked in zip(refs, await hot.request_flushes(refs, mode, token), strict=True):
+            if asked in ("enqueue", "coalesced"):
+                queued.append(ref)
+            if asked == "enqueue":
+                marked.append(ref)
+        try:
+            if len(marked) == 1:
+                self.flush(marked[0], mode, token)
+            else:
+                self.flush_many(marked, mode)
+        except BrokerUnavailable:
+            for ref in marked:
+                await hot.withdraw(ref, "flush", token)
+            raise
+        return queued
 
     async def request_flush(self, hot: HotTier, ref: ThreadRef, mode: FlushMode, dispatch: Dispatch = at_once) -> bool:
         """Queue a flush unless one is queued; True if one is on its way now."""
@@ -127,6 +156,16 @@ class Enqueuer:
         kwargs = {"thread_id": ref.thread_id, "namespace": ref.namespace, **(more or {})}
         shown = " ".join([f"{ref.namespace}/{ref.thread_id}", *map(str, (more or {}).values())])
         self._send(task, kwargs, shown, queue, **options)
+
+    def _send_many(self, task: str, refs: Sequence[ThreadRef], more: dict[str, Any]) -> None:
+        by_namespace: dict[str, list[str]] = {}
+        for ref in refs:
+            by_namespace.setdefault(ref.namespace, []).append(ref.thread_id)
+        for namespace, ids in by_namespace.items():
+            for at in range(0, len(ids), THREADS_A_MESSAGE):
+                some = ids[at : at + THREADS_A_MESSAGE]
+                shown = " ".join([f"{len(some)} threads of {namespace}", *map(str, more.values())])
+                self._send(task, {"thread_ids": some, "namespace": namespace, **more}, shown, FLUSH)
 
     def _go_on(self, task: str, about: dict[str, Any]) -> None:
         shown = " ".join(str(value) for value in about.values() if value is not None)

@@ -42,7 +42,7 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
         if start.status != "go" or start.head is None:
             return _nothing_to_archive(stores, ref, start)
         mode = start.mode
-        prepared = _read_and_seal(stores, ref, start, start.head, attempt, whole=whole)
+        prepared = read_and_seal(stores, ref, start, start.head, attempt, whole=whole)
         if prepared is None:
             continue
         stored = put_archive(stores, ref, prepared)
@@ -52,12 +52,12 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
         if isinstance(stored, str):
             return Outcome(stored, rev=prepared.meta.rev)
         settled = now(stores.flow.settle(ref, prepared.sealed, stored, gen=start.head.gen, mode=mode))
-        _record(stores, ref, prepared, stored, settled)
-        return _ended(prepared, stored, settled)
+        record_flush(stores, ref, prepared, stored, settled)
+        return ended(prepared, stored, settled)
     return Outcome("still_hot")
 
 
-def _read_and_seal(
+def read_and_seal(
     stores: Stores, ref: ThreadRef, start: FlushStart, head: Head, attempt: str, *, whole: bool
 ) -> Prepared | None:
     """What is to be put; None if the thread changed otherwise than by growing meanwhile.
@@ -89,7 +89,8 @@ def _nothing_to_archive(stores: Stores, ref: ThreadRef, start: FlushStart) -> Ou
     return Outcome("absent" if start.status == "absent" else start.status)
 
 
-def _ended(prepared: Prepared, stored: StoredObject, settled: Settled) -> Outcome:
+def ended(prepared: Prepared, stored: StoredObject, settled: Settled) -> Outcome:
+    """How a flush ended that put `stored`."""
     outcome = "still_hot" if settled.status in ("still_hot", "stage") else "archived"
     return Outcome(
         outcome,
@@ -101,7 +102,8 @@ def _ended(prepared: Prepared, stored: StoredObject, settled: Settled) -> Outcom
     )
 
 
-def _record(stores: Stores, ref: ThreadRef, prepared: Prepared, stored: StoredObject, settled: Settled) -> None:
+def record_flush(stores: Stores, ref: ThreadRef, prepared: Prepared, stored: StoredObject, settled: Settled) -> None:
+    """Tell the catalog of a flush that was settled."""
     head = prepared.head
     if settled.status in ("still_hot", "stage"):
         return

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any, Final, Literal
 
 from threadkeep.config import Settings
-from threadkeep.errors import ArchiveCorrupt, BrokerUnavailable, StoreRefused, ThreadkeepError
+from threadkeep.errors import BrokerUnavailable, StoreRefused, ThreadkeepError
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot_flow import Lapsed
 from threadkeep.storage.hot_head import Head
@@ -17,6 +18,8 @@ from threadkeep.tasks.losing import note_fallback, note_older
 from threadkeep.tasks.stores import Stores, archived_row, head_row, log
 
 ROWS_AT_ONCE: Final = 500
+MEMBERS_AT_ONCE: Final = 200
+"""Threads that are looked at in one round trip."""
 
 Due = Literal["none", "flush", "checkpoint"]
 
@@ -109,14 +112,17 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
         return counts
     aside = {(kind, ref) for kind, ref, _ in _set_aside(stores)}
     counts.set_aside = sum(kind == "flush" for kind, _ in aside)
-    batch = _Batch(stores, counts)
-    for ref in _index(stores):
-        try:
-            found = now(stores.flow.lapse(ref))
-        except (ArchiveCorrupt, StoreRefused) as error:  # its head is damaged; the others are none the worse for it
-            log.warning("a thread could not be looked at", extra={"thread_id": str(ref), "reason": str(error)})
-            continue
-        _look_after(stores, enqueuer, ref, found, batch, now_ms=started, aside=aside)
+    batch, members = _Batch(stores, counts), _index(stores)
+    while some := list(islice(members, MEMBERS_AT_ONCE)):
+        wanted: dict[Due, list[ThreadRef]] = {"flush": [], "checkpoint": []}
+        for ref, found in zip(some, now(stores.flow.lapse_many(some)), strict=True):
+            if isinstance(found, ThreadkeepError):  # its head is damaged; the others are none the worse for it
+                log.warning("a thread could not be looked at", extra={"thread_id": str(ref), "reason": str(found)})
+                continue
+            _look_after(stores, enqueuer, ref, found, batch, now_ms=started, aside=aside)
+            if found.status == "hot" and found.head is not None and ("flush", ref) not in aside:
+                wanted.setdefault(due(found.head, stores.settings, now_ms=started), []).append(ref)
+        _queue_flushes(stores, enqueuer, wanted, counts)
     batch.write()
     for ref in now(_collect(stores.flow.owed())):
         if not _pay(stores, ref, counts):
@@ -158,20 +164,17 @@ def _look_after(
         case _ if found.head is not None:
             counts.hot += 1
             batch.add(head_row(ref, found.head, "hot", now_ms, 0))
-            if ("flush", ref) not in aside:
-                _queue_flush(stores, enqueuer, ref, found.head, counts, now_ms)
 
 
-def _queue_flush(
-    stores: Stores, enqueuer: Enqueuer, ref: ThreadRef, head: Head, counts: SweepCounts, now_ms: int
-) -> None:
-    wanted = due(head, stores.settings, now_ms=now_ms)
-    if wanted == "none":
-        return
-    mode: FlushMode = "checkpoint" if wanted == "checkpoint" else stores.settings.exit_flush
-    if _queue(lambda: now(enqueuer.request_flush(stores.hot, ref, mode))):
-        counts.checkpoints += wanted == "checkpoint"
-        counts.flushes += wanted == "flush"
+def _queue_flushes(stores: Stores, enqueuer: Enqueuer, wanted: dict[Due, list[ThreadRef]], counts: SweepCounts) -> None:
+    for kind, refs in wanted.items():
+        if kind == "none" or not refs:
+            continue
+        mode: FlushMode = "checkpoint" if kind == "checkpoint" else stores.settings.exit_flush
+        queued: list[ThreadRef] = []
+        _queue(lambda: queued.extend(now(enqueuer.request_flushes(stores.hot, refs, mode))))  # noqa: B023  called at once
+        counts.checkpoints += len(queued) * (kind == "checkpoint")
+        counts.flushes += len(queued) * (kind == "flush")
 
 
 def _queue(publish: Any) -> bool:

@@ -94,6 +94,10 @@ class ThreadTask(Task[..., Any]):
         """Names this run: the same when its message is delivered again."""
         return str(self.request.id)
 
+    def is_redelivered(self) -> bool:
+        """Whether a worker had this message before, and did not end it."""
+        return bool((self.request.delivery_info or {}).get("redelivered"))
+
     def last_try(self) -> bool:
         """Whether a failure of this run would be final."""
         return bool(self.request.retries >= self.settings.max_retries)

@@ -21,7 +21,6 @@ from threadkeep.storage.cold_keys import SUFFIX, ColdKeys
 from threadkeep.storage.ports import Announce, ColdStore
 from threadkeep.testing.cold_samples import REF, UNUSUAL, body_of, make_meta, put_over
 
-
 LARGE = 5 * 1024 * 1024
 """S3 copies no smaller part."""
 

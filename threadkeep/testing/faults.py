@@ -185,6 +185,7 @@ def _trace_link(undo: ExitStack, kind: Any) -> None:
     _swap(undo, kind, "run", _asked(kind.run, _command))
     _swap(undo, kind, "batch", _asked(kind.batch, lambda commands: f"{_command(*commands[0])} …"))
     _swap(undo, kind, "call", _asked(kind.call, lambda name, *_: str(name)))
+    _swap(undo, kind, "call_many", _asked(kind.call_many, lambda name, *_: f"{name} …"))
     _swap(undo, kind, "pause", _waiting(kind.pause, news=None))
 
 
