@@ -308,10 +308,10 @@ class HotTier:
 
     async def ids(self, ref: ThreadRef, start: int = 0) -> bytes:
         """16-byte hashes of the message ids from the `start`-th on."""
-        pages, at = [], 16 * start
-        while page := await self.link.run("GETRANGE", self.keys(ref).ids, at, at + PIECE_BYTES - 1):
-            pages.append(page)
-            at += len(page)
+        pages, at = list[bytes](), 16 * start
+        while not pages or len(pages[-1]) == PIECE_BYTES:
+            pages.append(await self.link.run("GETRANGE", self.keys(ref).ids, at, at + PIECE_BYTES - 1))
+            at += PIECE_BYTES
         return b"".join(pages)
 
     async def mark_erasing(self, ref: ThreadRef, request: str) -> Erasing:

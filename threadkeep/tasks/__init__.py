@@ -54,7 +54,7 @@ def hydrate_thread(self: ThreadTask, thread_id: str, namespace: str | None = Non
             if self.last_try():
                 _tell_failure(stores, ref, error)
             raise
-        if outcome.outcome != "set_aside":
+        if outcome.outcome not in ("set_aside", "restored", "present"):  # the script that restores has forgotten them
             now(stores.flow.forget_runs(ref, "hydrate"))
         return outcome
 
@@ -74,7 +74,8 @@ def flush_thread(
         except ThreadkeepError:
             now(stores.flow.forget_runs(ref, "flush"))
             raise
-        if outcome.outcome != "set_aside":
+        settled = outcome.outcome == "archived" and outcome.residence != "gone"  # the script has forgotten them
+        if outcome.outcome != "set_aside" and not settled:
             now(stores.flow.forget_runs(ref, "flush"))
         return outcome
 

@@ -101,7 +101,7 @@ def hydrate_many(stores: Stores, refs: Iterable[ThreadRef], *, run: str = "") ->
     def bring(ref: ThreadRef) -> None:
         def work() -> Outcome:
             outcome = hydrate(batching, ref, run=run)
-            if outcome.outcome != "set_aside":
+            if outcome.outcome not in ("set_aside", "restored", "present"):
                 now(stores.flow.forget_runs(ref, "hydrate"))
             return outcome
 
