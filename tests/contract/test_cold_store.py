@@ -30,6 +30,11 @@ def versioned(request):
     return request.param
 
 
+@pytest.fixture(scope="module", params=["boto3", "obstore"])
+def engine(request):
+    return request.param
+
+
 @pytest.fixture(scope="class")
 def bucket(server, versioned):
     access = {"endpoint": server.endpoint, "access_key": server.access_key, "secret_key": server.secret_key}
@@ -39,9 +44,9 @@ def bucket(server, versioned):
 
 
 @pytest.fixture(scope="class")
-def connection(bucket):
+def connection(bucket, engine):
     """One client for all tests of a class: making one takes 150 ms."""
-    store = open_cold(bucket.settings())
+    store = open_cold(bucket.settings(s3_engine=engine))
     yield store.bucket
     store.close()
 
@@ -57,12 +62,12 @@ def raw(bucket):
 
 
 @pytest.fixture
-def opened(bucket, prefix):
+def opened(bucket, prefix, engine):
     """Opens stores on the bucket, with settings of choice, and closes them."""
     stores = []
 
     def open_store(**overrides):
-        stores.append(open_cold(bucket.settings(**({"s3_prefix": prefix} | overrides))))
+        stores.append(open_cold(bucket.settings(**({"s3_prefix": prefix, "s3_engine": engine} | overrides))))
         return stores[-1]
 
     yield open_store
@@ -214,10 +219,10 @@ class TestMemoryColdStore(ColdStoreContract):
 
 
 @pytest.mark.parametrize("layout", ["on", "off"])
-def test_wrong_credentials_are_refused(seaweed_server, layout):
+def test_wrong_credentials_are_refused(seaweed_server, layout, engine):
     access = {"access_key": seaweed_server.access_key, "secret_key": seaweed_server.secret_key}
     made = Bucket.create(f"cold-{fresh_mark()}", endpoint=seaweed_server.endpoint, **access, versioned=False)
-    store = open_cold(made.settings(s3_secret_key="not-the-secret", conditional_writes=layout))
+    store = open_cold(made.settings(s3_secret_key="not-the-secret", conditional_writes=layout, s3_engine=engine))
     RemoteColdStoreContract().check_refusal(store)
     store.close()
     made.client.close()
