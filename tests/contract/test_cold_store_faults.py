@@ -54,7 +54,9 @@ def opened(engine):
     stores = []
 
     def open_behind(bucket, endpoint, **overrides):
-        stores.append(open_cold(bucket.settings(s3_endpoint=endpoint, s3_prefix=fresh_mark(), s3_engine=engine, **overrides)))
+        stores.append(
+            open_cold(bucket.settings(s3_endpoint=endpoint, s3_prefix=fresh_mark(), s3_engine=engine, **overrides))
+        )
         return stores[-1]
 
     yield open_behind

@@ -25,7 +25,7 @@ def probed(bucket: S3Bucket, key: str) -> ColdFacts:
     except ThreadkeepError as error:
         reached = isinstance(error.__cause__, ClientError | ObjectMissing)
         return ColdFacts(reachable=reached, bucket=False if reached else None, problem=str(error))
-    facts = ColdFacts(reachable=True, bucket=True)
+    facts = ColdFacts(reachable=True, bucket=True, engine=bucket.engine)
     try:
         facts = replace(facts, versioned=_answer(bucket.versioned))
         facts = replace(facts, conditional_create=_one_creates(bucket, key))

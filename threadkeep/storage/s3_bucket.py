@@ -60,7 +60,7 @@ class S3Bucket:
     @property
     def engine(self) -> str:
         """Who sends PutObject, HeadObject and GetObject; boto3 sends all else."""
-        return "obstore" if self._quick_for("") else "boto3"
+        return "obstore" if self._quick_for("any") else "boto3"
 
     @property
     def client(self) -> "S3Client":
