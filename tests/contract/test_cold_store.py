@@ -14,7 +14,6 @@ from threadkeep.testing.cold_samples import REF, body_of, make_meta, put_over
 from threadkeep.testing.memory import MemoryColdStore
 from threadkeep.testing.remote_cold import RemoteColdStoreContract
 
-
 SCENES = {
     f"{server}-{'versioned' if versioned else 'plain'}-{engine}": (server, versioned, engine)
     for server, versioned, engine in [

@@ -7,7 +7,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from threadkeep.errors import ArchiveCorrupt, StoreRefused, StoreUnavailable
+from threadkeep.errors import AnswerGarbled, ArchiveCorrupt, StoreRefused, StoreUnavailable
 from threadkeep.model import ArchiveMeta, StoredObject
 from threadkeep.storage.ports import Announce, unannounced
 from threadkeep.storage.s3_client import LazyClient
@@ -130,7 +130,10 @@ class S3Bucket:
         if len(body) != answer["ContentLength"]:
             reason = f"{len(body)} of {answer['ContentLength']} bytes came"
             raise StoreUnavailable(STORE, "GetObject", reason)
-        return _stored(key, answer), body
+        stored = _stored(key, answer)
+        if quick and quick.proven and not quick.sound(stored.etag, body):
+            raise AnswerGarbled(STORE, "GetObject", "twice its bytes did not have the MD5 that is their ETag")
+        return stored, body
 
     def copy(self, source: StoredObject, key: str) -> bool:
         """Copy an object on the server with its metadata if its ETag is still the same; whether that was so.

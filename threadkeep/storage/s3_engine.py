@@ -20,12 +20,14 @@ class QuickRequests(Protocol):
 
     Attributes:
         digests: Whether ETags may be taken for the MD5 of what they belong to; not so under SSE-KMS.
+        proven: Whether one was, in this process.
 
     Raises (all methods):
         StoreUnavailable, StoreRefused, ObjectMissing, ConditionFailed, ArchiveFrozen: as of `s3_errors.answered`.
     """
 
     digests: bool
+    proven: bool
 
     def serves(self, key: str) -> bool:
         """Whether this process may use it for that key."""
@@ -45,6 +47,10 @@ class QuickRequests(Protocol):
         self, key: str, *, version_id: str | None = None, most: int | None = None, thread: str = ""
     ) -> tuple[StoredObject, bytes] | None:
         """As of `S3Bucket.get`; None where the bytes are not those that the ETag is the MD5 of."""
+        ...
+
+    def sound(self, etag: str, body: bytes) -> bool:
+        """Whether bytes have their ETag's MD5, where it may be one."""
         ...
 
     def close(self) -> None:

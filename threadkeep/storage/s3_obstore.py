@@ -57,6 +57,7 @@ class ObstoreRequests:
         self.access = access
         self.policy = policy
         self.digests = policy.checksum is not None and policy.sse != "aws:kms"
+        self.proven = False
         self._store: S3Store | None = None
         self._helper: _Helper | None = None
 
@@ -83,9 +84,11 @@ class ObstoreRequests:
 
         with _mapped("PutObject", key):
             answer = self._interruptible(send)
+        etag = unquoted(answer["e_tag"])
+        self.proven = self.proven or (self.digests and _md5(body) == etag)
         return StoredObject(
             key=key,
-            etag=unquoted(answer["e_tag"]),
+            etag=etag,
             size=len(body),
             meta=meta,
             modified=time.time(),
@@ -112,16 +115,18 @@ class ObstoreRequests:
             stored, body = self._interruptible(fetch)
         if len(body) != stored.size:
             raise StoreUnavailable(STORE, "GetObject", f"{len(body)} of {stored.size} bytes came")
-        return (stored, body) if self._sound(stored.etag, body) else None
+        return (stored, body) if self.sound(stored.etag, body) else None
 
     def close(self) -> None:
         self._store = self._helper = None
 
-    def _sound(self, etag: str, body: bytes) -> bool:
-        """Whether the bytes have their ETag's MD5. An object of several parts has another kind of ETag."""
+    def sound(self, etag: str, body: bytes) -> bool:
+        """As of `QuickRequests`. An object of several parts has another kind of ETag."""
         if not self.digests or not _MD5.fullmatch(etag):
             return True
-        return hashlib.md5(body, usedforsecurity=False).hexdigest() == etag
+        same = _md5(body) == etag
+        self.proven = self.proven or same
+        return same
 
     def _interruptible(self, request: Callable[[S3Store], _T]) -> _T:
         """Run a request so that what a signal handler raises, as Celery's soft time limit, comes through at once.
@@ -299,6 +304,10 @@ def _stored(key: str, result: "GetResult") -> StoredObject:
         modified=meta["last_modified"].timestamp(),
         version_id=_version(meta["version"]),
     )
+
+
+def _md5(body: bytes) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def _version(version_id: str | None) -> str | None:
