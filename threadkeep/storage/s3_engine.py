@@ -10,7 +10,7 @@ from threadkeep.storage.s3_policy import WritePolicy
 
 Engine = Literal["auto", "boto3", "obstore"]
 
-LARGEST_PUT: Final = 4 * 1024 * 1024
+LARGEST_PUT: Final = 1024 * 1024
 """Bytes that obstore is given to send, at most: its read timeout runs while a body is on its way, boto3's after it.
 Processor time matters for small objects; large ones wait for the network."""
 
@@ -19,7 +19,8 @@ class QuickRequests(Protocol):
     """PutObject, HeadObject and GetObject without boto3. Safe to use from several threads.
 
     Attributes:
-        digests: Whether ETags may be taken for the MD5 of what they belong to; not so under SSE-KMS.
+        digests: Whether ETags may be taken for the MD5 of what they belong to; not so under SSE-KMS, and of no use
+            over TLS.
         proven: Whether one was, in this process.
 
     Raises (all methods):
