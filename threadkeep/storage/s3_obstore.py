@@ -1,4 +1,4 @@
-"""PutObject, HeadObject and GetObject through obstore, for about a sixth of boto3's processor time where objects are small."""
+"""PutObject, HeadObject and GetObject through obstore, for about a sixth of boto3's time where objects are small."""
 
 import hashlib
 import os
