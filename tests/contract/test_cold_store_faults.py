@@ -43,13 +43,20 @@ def proxy(bucket):
         yield running
 
 
+@pytest.fixture(params=["boto3", "obstore"])
+def engine(request):
+    return request.param
+
+
 @pytest.fixture
-def opened():
+def opened(engine):
     """Opens stores of a bucket behind an endpoint, and closes them."""
     stores = []
 
     def open_behind(bucket, endpoint, **overrides):
-        stores.append(open_cold(bucket.settings(s3_endpoint=endpoint, s3_prefix=fresh_mark(), **overrides)))
+        stores.append(
+            open_cold(bucket.settings(s3_endpoint=endpoint, s3_prefix=fresh_mark(), s3_engine=engine, **overrides))
+        )
         return stores[-1]
 
     yield open_behind
@@ -99,7 +106,7 @@ def test_a_put_of_unknown_outcome_says_so_and_may_be_repeated(once, proxy):
 def test_a_put_that_takes_too_long_is_of_unknown_outcome(once, proxy):
     proxy.inject(Delay(30), method="PUT")
     meta = make_meta(1)
-    with pytest.raises(StoreUnavailable, match="ReadTimeoutError"):
+    with pytest.raises(StoreUnavailable, match="Timeout"):
         once.put(REF, BODY, meta=meta, based_on=None)
     assert once.head(REF).meta == meta
 
@@ -158,10 +165,13 @@ def test_a_lasting_fault_costs_as_many_requests_as_attempts_are_set(store, proxy
 def test_a_damaged_body_is_never_handed_on(store, proxy, fault):
     put = store.put(REF, BODY, meta=make_meta(1), based_on=None)
     proxy.inject(fault, method="GET")
-    with pytest.raises(StoreUnavailable):
-        store.get(REF)
-    stored, body = store.get(REF)
-    assert (stored.etag, body) == (put.etag, BODY)
+    try:
+        seen = [store.get(REF)]
+    except StoreUnavailable:
+        seen = []
+    for stored, body in [*seen, store.get(REF)]:
+        assert (stored.etag, body) == (put.etag, BODY)
+    assert any(request.fault for request in proxy.requests)
 
 
 def test_a_connection_that_breaks_in_the_answer_that_nothing_is_there_is_a_passing_fault(store, proxy):

@@ -6,8 +6,9 @@ import pytest
 from botocore.awsrequest import AWSResponse
 
 from threadkeep.model import ArchiveMeta
-from threadkeep.storage.s3_bucket import S3Bucket, WritePolicy
+from threadkeep.storage.s3_bucket import S3Bucket
 from threadkeep.storage.s3_client import LazyClient, S3Access
+from threadkeep.storage.s3_policy import WritePolicy
 
 META = ArchiveMeta(rev=7, attempt="ab", chain="", count=0, born=0)
 

@@ -130,7 +130,8 @@ def judge_bucket(facts: ColdFacts, *, bucket: str, conditional: bool) -> Iterato
         yield Check("S3", "failed", problem or "an object could not be written and read back", remedy or rights)
         return
     kept = "keeps versions" if facts.versioned else "keeps no versions"
-    yield Check("S3", "ok", f"bucket {bucket}: readable, writable, {kept}")
+    engine = f"; flushes and hydrates use {facts.engine}" if facts.engine else ""
+    yield Check("S3", "ok", f"bucket {bucket}: readable, writable, {kept}{engine}")
     honoured = bool(facts.conditional_create and facts.conditional_replace)
     if honoured == conditional:
         yield Check("S3: conditional writes", "ok", "honoured" if honoured else "not honoured, and not relied on")

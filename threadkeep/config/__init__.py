@@ -63,6 +63,11 @@ class Settings(BaseSettings):
     )
     s3_prefix: str = Field("threads", description="What every object's key starts with; no slash at either end.")
     s3_endpoint: str | None = Field(default=None, description="Endpoint URL of an S3-compatible store; unset for AWS.")
+    s3_engine: Literal["auto", "boto3", "obstore"] = Field(
+        "auto",
+        description="What sends the requests that flushes and hydrates are made of; all else is boto3's. `auto` is "
+        "obstore where it is installed (`threadkeep[obstore]`).",
+    )
     s3_region: str | None = Field(default=None, description="Region; unset to take the AWS SDK's own.")
     s3_access_key: SecretStr | None = Field(
         default=None, description="Access key id; unset to use the AWS SDK's own chain (roles, profiles)."
@@ -77,7 +82,8 @@ class Settings(BaseSettings):
         10.0, description="Seconds without a byte from S3 before a request counts as failed."
     )
     s3_retry_mode: Literal["standard", "adaptive"] = Field(
-        "standard", description="The AWS SDK's retry mode: the one layer in which S3 requests are retried."
+        "standard",
+        description="The AWS SDK's retry mode: the one layer in which S3 requests are retried. `adaptive` is boto3's.",
     )
     s3_attempts: int = Field(3, ge=1, le=10, description="Attempts of one S3 request, the first included.")
     s3_max_connections: int = Field(16, ge=1, description="Connections of one process to S3, at most.")
@@ -93,7 +99,9 @@ class Settings(BaseSettings):
         default_factory=dict, description="Tags of each object, as `name=value,name=value`."
     )
     s3_checksum: Literal["CRC32", "SHA256"] | None = Field(
-        "CRC32", description="Checksum that the store verifies on upload; empty for none."
+        "CRC32",
+        description="Checksum that the store verifies on upload; empty for none. obstore sends `CRC32` as the SHA-256 "
+        "that every request is signed with.",
     )
     conditional_writes: Literal["on", "off"] = Field(
         "on", description="`off` for stores without If-Match: one immutable object per revision."
@@ -212,6 +220,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("s3_access_key and s3_secret_key are set together or not at all")
+        if self.s3_engine == "obstore" and self.s3_retry_mode == "adaptive":
+            raise ValueError("s3_retry_mode=adaptive is boto3's; s3_engine must be auto or boto3")
         if self.s3_sse_kms_key and self.s3_sse != "aws:kms":
             raise ValueError("s3_sse_kms_key needs s3_sse=aws:kms")
         if self.soft_time_limit >= self.hard_time_limit:

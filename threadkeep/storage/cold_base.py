@@ -14,8 +14,9 @@ from threadkeep.storage.cold_keys import ColdKeys, v1_keys
 from threadkeep.storage.cold_probe import probed
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.ports import Announce, ColdFacts, unannounced
-from threadkeep.storage.s3_bucket import S3Bucket, WritePolicy
+from threadkeep.storage.s3_bucket import S3Bucket
 from threadkeep.storage.s3_client import LazyClient, S3Access
+from threadkeep.storage.s3_policy import WritePolicy
 
 
 class S3Base(ABC):
@@ -30,7 +31,7 @@ class S3Base(ABC):
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """The store that the settings describe. Nothing is connected yet."""
-        bucket = S3Bucket(LazyClient(_access(settings)), _policy(settings))
+        bucket = S3Bucket(LazyClient(_access(settings)), _policy(settings), settings.s3_engine)
         return cls(bucket, ColdKeys(settings.s3_prefix), most=ReadLimits.of(settings).object)
 
     @abstractmethod

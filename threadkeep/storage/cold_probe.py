@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from botocore.exceptions import ClientError
-
 from threadkeep.errors import StoreRefused, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, fresh_mark
 from threadkeep.storage.ports import ColdFacts
@@ -20,12 +18,14 @@ _WRITERS: Final = 3
 
 def probed(bucket: S3Bucket, key: str) -> ColdFacts:
     """Try the bucket with an object of that key, which nobody else uses; deletes it again. Never raises."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415  loaded with the client, at its first request
+
     try:
         bucket.check()
     except ThreadkeepError as error:
         reached = isinstance(error.__cause__, ClientError | ObjectMissing)
         return ColdFacts(reachable=reached, bucket=False if reached else None, problem=str(error))
-    facts = ColdFacts(reachable=True, bucket=True)
+    facts = ColdFacts(reachable=True, bucket=True, engine=bucket.engine)
     try:
         facts = replace(facts, versioned=_answer(bucket.versioned))
         facts = replace(facts, conditional_create=_one_creates(bucket, key))

@@ -38,7 +38,8 @@ class S3RevisionStore(S3Base):
         revisions = self._revisions(ref)
         self._take_back_if_late(stored, revisions)
         try:
-            for item in stale(revisions, now=stored.modified):
+            now = max((item.modified for item in revisions), default=0.0)  # the store's clock, of what was just written
+            for item in stale(revisions, now=now):
                 self.bucket.delete(item.key)
         except ThreadkeepError as error:
             _log.warning("old revisions were not pruned", extra={"key": stored.key, "problem": str(error)})

@@ -26,6 +26,7 @@ class ColdFacts:
         conditional_replace: `If-Match` was honoured.
         versioned: The bucket keeps versions.
         problem: The first error, in one sentence without secrets; empty if none.
+        engine: What sends the requests of flushes and hydrates; empty where there is no choice.
     """
 
     reachable: bool
@@ -35,6 +36,7 @@ class ColdFacts:
     conditional_replace: bool | None = None
     versioned: bool | None = None
     problem: str = ""
+    engine: str = ""
 
 
 class ColdStore(Protocol):

@@ -1,73 +1,22 @@
 """One bucket as typed operations on keys: ETags unquoted, metadata parsed, errors mapped."""
 
-import base64
-import hashlib
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any
 
-from threadkeep.errors import ArchiveCorrupt, StoreRefused, StoreUnavailable
+from threadkeep.errors import AnswerGarbled, ArchiveCorrupt, StoreRefused, StoreUnavailable
 from threadkeep.model import ArchiveMeta, StoredObject
 from threadkeep.storage.ports import Announce, unannounced
 from threadkeep.storage.s3_client import LazyClient
+from threadkeep.storage.s3_engine import LARGEST_PUT, Engine, QuickRequests, quick_requests
 from threadkeep.storage.s3_errors import STORE, ConditionFailed, ObjectMissing, mapped
+from threadkeep.storage.s3_policy import CONTENT_TYPE, WritePolicy, unquoted
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
-
-CONTENT_TYPE: Final = "application/zstd"
-"""No ContentEncoding beside it: HTTP clients would decompress on the way, some of them only one frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class WritePolicy:
-    """What is asked of the store for every object written.
-
-    Attributes:
-        storage_class: None for the bucket's own.
-        sse: Server-side encryption; None for the bucket's own.
-        sse_kms_key: Key id or ARN; only with `aws:kms`.
-        tags: At most ten, by S3's rule.
-        checksum: Verified by the store on upload, and by the SDK on download where the store gives it back.
-    """
-
-    storage_class: str | None = None
-    sse: Literal["AES256", "aws:kms"] | None = None
-    sse_kms_key: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-    checksum: Literal["CRC32", "SHA256"] | None = "CRC32"
-
-    def placement(self) -> dict[str, str]:
-        """Arguments of PutObject and CopyObject that say where and how to keep the object."""
-        wanted = {
-            "StorageClass": self.storage_class,
-            "ServerSideEncryption": self.sse,
-            "SSEKMSKeyId": self.sse_kms_key,
-        }
-        return {name: value for name, value in wanted.items() if value is not None}
-
-    def upload(self, body: bytes) -> dict[str, str]:
-        """All arguments of PutObject that this policy asks for."""
-        return {**self.creation(), **self._digest(body)}
-
-    def creation(self) -> dict[str, str]:
-        """Arguments of a request that makes an object out of parts."""
-        tagging = {"Tagging": urlencode(self.tags, quote_via=quote)} if self.tags else {}
-        return {**self.placement(), **tagging}
-
-    def _digest(self, body: bytes) -> dict[str, str]:
-        # Computed here, not by the SDK, which over TLS would send it as a trailer of an aws-chunked body.
-        match self.checksum:
-            case "CRC32":
-                return {"ChecksumCRC32": base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()}
-            case "SHA256":
-                return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode()}
-            case None:
-                return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +45,22 @@ class S3Bucket:
             among the latter.
     """
 
-    def __init__(self, connection: LazyClient, policy: WritePolicy) -> None:
+    def __init__(self, connection: LazyClient, policy: WritePolicy, engine: Engine = "boto3") -> None:
+        """Over a connection; `engine` says who sends PutObject, HeadObject and GetObject.
+
+        Raises:
+            SettingsError: obstore is asked for and not installed.
+        """
         self.name = connection.access.bucket
         self.policy = policy
         self.connection = connection
+        self._quick = quick_requests(connection.access, policy, engine)
         self._seen = False
+
+    @property
+    def engine(self) -> str:
+        """Who sends PutObject, HeadObject and GetObject; boto3 sends all else."""
+        return "obstore" if self._quick_for("any") else "boto3"
 
     @property
     def client(self) -> "S3Client":
@@ -110,6 +70,8 @@ class S3Bucket:
         self, key: str, body: bytes, meta: ArchiveMeta, *, if_match: str | None = None, create: bool = False
     ) -> StoredObject:
         """One PutObject; with `create` only where no object is, with `if_match` only over that ETag."""
+        if len(body) <= LARGEST_PUT and (quick := self._quick_for(key)):
+            return quick.put(key, body, meta, if_match=if_match, create=create)
         request: dict[str, Any] = {**self.policy.upload(body), "Metadata": meta.to_headers()}
         if create:
             request["IfNoneMatch"] = "*"
@@ -129,10 +91,12 @@ class S3Bucket:
 
     def head(self, key: str) -> StoredObject | None:
         try:
+            if quick := self._quick_for(key):
+                return quick.head(key)
             with mapped("HeadObject", key):
                 answer = self.client.head_object(Bucket=self.name, Key=key)
         except ObjectMissing:
-            self.must_exist()
+            self.must_exist(key)
             return None
         return _stored(key, answer)
 
@@ -148,19 +112,28 @@ class S3Bucket:
         if version_id is not None:
             verify["VersionId"] = version_id
         try:
+            quick = self._quick_for(key)
+            if quick and (found := quick.get(key, version_id=version_id, most=most, thread=thread)):
+                return found
             with mapped("GetObject", key):
                 answer = self.client.get_object(Bucket=self.name, Key=key, **verify)
                 if most is not None and answer["ContentLength"] > most:
                     answer["Body"].close()
                     raise ArchiveCorrupt(thread, key, "it is larger than THREADKEEP_MAX_THREAD_BYTES allows")
                 body = answer["Body"].read()
-        except ObjectMissing:
+            if quick and answer.get("ServerSideEncryption", "").startswith("aws:kms"):
+                quick.digests = False
+        except ObjectMissing as error:
+            self._seen |= error.reason.startswith("NoSuchKey")
             self.must_exist()
             return None
         if len(body) != answer["ContentLength"]:
             reason = f"{len(body)} of {answer['ContentLength']} bytes came"
             raise StoreUnavailable(STORE, "GetObject", reason)
-        return _stored(key, answer), body
+        stored = _stored(key, answer)
+        if quick and quick.proven and not quick.sound(stored.etag, body):
+            raise AnswerGarbled(STORE, "GetObject", "twice its bytes did not have the MD5 that is their ETag")
+        return stored, body
 
     def copy(self, source: StoredObject, key: str) -> bool:
         """Copy an object on the server with its metadata if its ETag is still the same; whether that was so.
@@ -243,11 +216,17 @@ class S3Bucket:
         with mapped("GetBucketVersioning"):
             return self.client.get_bucket_versioning(Bucket=self.name).get("Status") == "Enabled"
 
-    def must_exist(self) -> None:
+    def must_exist(self, missing: str | None = None) -> None:
         """Tell a missing object from a missing bucket, which a HEAD answers alike with a bare 404.
 
         Asks once per process: a PUT into a bucket that went away later is refused by name.
+
+        Args:
+            missing: A key that a HEAD did not find; a GET of it is answered by name.
         """
+        if not self._seen and missing is not None and self._quick_for(missing):
+            with suppress(ArchiveCorrupt):  # it is there by now, and larger than nothing
+                self.get(missing, most=0)
         if not self._seen:
             self.check()
 
@@ -267,10 +246,11 @@ class S3Bucket:
 
     def close(self) -> None:
         self.connection.close()
+        if self._quick:
+            self._quick.close()
 
-
-def unquoted(etag: str) -> str:
-    return etag.strip('"')
+    def _quick_for(self, key: str) -> QuickRequests | None:
+        return self._quick if self._quick and self._quick.serves(key) else None
 
 
 def _stored(key: str, answer: Any) -> StoredObject:

@@ -6,11 +6,6 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal
 
-from boto3.session import Session
-from botocore.config import Config
-from botocore.exceptions import HTTPClientError
-from urllib3.exceptions import HTTPError
-
 from threadkeep.errors import StoreRefused
 from threadkeep.storage.s3_errors import STORE, mapped
 
@@ -87,6 +82,9 @@ def connect(access: S3Access) -> "S3Client":
     Raises:
         StoreRefused: as of `LazyClient.get`.
     """
+    from boto3.session import Session
+    from botocore.config import Config
+
     config = Config(
         retries={"mode": access.retry_mode, "total_max_attempts": access.attempts},
         connect_timeout=access.connect_timeout,
@@ -120,6 +118,9 @@ def _let_interruptions_out(caught_exception: Exception | None, **_: Any) -> None
     The SDK takes any exception for a fault of the network and would try again. Those it knows have types of their
     own; what is left is wrapped in a bare `HTTPClientError`.
     """
+    from botocore.exceptions import HTTPClientError
+    from urllib3.exceptions import HTTPError
+
     if type(caught_exception) is not HTTPClientError:
         return
     cause = caught_exception.kwargs.get("error")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from threadkeep.errors import StoreRefused, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, fresh_mark
-from threadkeep.storage.s3_bucket import CONTENT_TYPE, S3Bucket, unquoted
+from threadkeep.storage.s3_bucket import S3Bucket
 from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing, mapped
+from threadkeep.storage.s3_policy import CONTENT_TYPE, unquoted
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -28,6 +29,7 @@ from threadkeep.errors import StoreUnavailable
 from threadkeep.storage import link
 from threadkeep.storage.link import AsyncLink, SyncLink
 from threadkeep.storage.s3_client import LazyClient
+from threadkeep.storage.s3_errors import mapped
 
 Kind = Literal["redis", "s3", "sql", "broker"]
 Moment = Literal["before", "after", "refused", "unanswered"]
@@ -231,6 +233,28 @@ def _trace_s3(undo: ExitStack) -> None:
         return client
 
     _swap(undo, LazyClient, "get", get)
+    if find_spec("obstore") is not None:
+        from threadkeep.storage.s3_obstore import ObstoreRequests  # noqa: PLC0415  an extra
+
+        for name, operation in (("put", "PutObject"), ("head", "HeadObject"), ("get", "GetObject")):
+            _swap(undo, ObstoreRequests, name, _quickly(operation, getattr(ObstoreRequests, name)))
+
+
+def _quickly(operation: str, original: Any) -> Any:
+    """A request of obstore, its repeats included. One that gets no answer fails, however often it was tried."""
+
+    def request(self: Any, key: str, *args: Any, **named: Any) -> Any:
+        work = _WORK.get()
+        if work is None:
+            return original(self, key, *args, **named)
+        with mapped(operation, key):
+            step = work.before("s3", operation + (" conflicts" if _ASIDE.search(f"/{key}") else ""))
+            try:
+                return original(self, key, *args, **named)
+            finally:
+                work.after(step)
+
+    return request
 
 
 def _sending(event_name: str, request: Any, **_: Any) -> None:
