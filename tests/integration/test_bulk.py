@@ -1,0 +1,194 @@
+"""Many threads in one task: each ends as it would alone, and none stands in another's way."""
+
+from contextlib import suppress
+
+import pytest
+
+from tests.integration.command import run_command
+from tests.integration.protocol import Racing, messages_in, user
+from tests.waiting import until
+from threadkeep.errors import StoreUnavailable
+from threadkeep.model import ThreadRef
+from threadkeep.storage.hot_keys import tries_key
+from threadkeep.storage.link import run_now as now
+from threadkeep.tasks import bulk
+from threadkeep.tasks.adoption import make_app
+from threadkeep.tasks.bulk import flush_many, hydrate_many
+from threadkeep.tasks.conf import FLUSH
+from threadkeep.tasks.enqueue import Enqueuer
+from threadkeep.tasks.flush import flush
+from threadkeep.tasks.sweeper import sweep
+from threadkeep.testing.faults import Work, tracing
+
+
+@pytest.fixture
+def left(keep, settings):
+    """Makes threads that their sessions left, and whose messages were lost."""
+    app = make_app(settings, publisher=True)
+
+    def make(*sizes):
+        refs = []
+        for number, size in enumerate(sizes):
+            with keep.new() as session:
+                session.append(user(f"{number} " + "x" * size), user("second"))
+            refs.append(ThreadRef.of(session.id))
+        for ref in refs:
+            now(keep._threads.hot.link.run("HDEL", keep._threads.hot.keys(ref).head, "flush_token", "flush_at"))
+        with app.connection_for_write() as connection:
+            connection.default_channel.queue_purge(FLUSH)
+        return refs
+
+    return make
+
+
+def runs_begun(stores, refs):
+    prefix = stores.settings.key_prefix
+    return sum(now(stores.hot.link.run("HLEN", tries_key(prefix, shard))) for shard in {ref.shard for ref in refs})
+
+
+def owed(stores):
+    async def collect():
+        return [ref async for ref in stores.flow.owed()]
+
+    return now(collect())
+
+
+def test_each_is_archived_and_told_of_and_comes_back(stores, left):
+    refs = left(*[100] * 60, 400_000)
+    before = {ref: messages_in(stores, ref) for ref in refs}
+    result = flush_many(stores, [*refs, refs[0]], "evict", run="task-1")
+    assert result.to_result() == {"archived": 61}
+    assert all(now(stores.hot.look(ref)).head is None for ref in refs)
+    rows = stores.catalog.get_many(refs)
+    assert {(row.stat.tier, row.stat.count) for row in rows.values()} == {("cold", 2)}
+    assert len(rows) == 61
+    assert owed(stores) == []
+    assert runs_begun(stores, refs) == 0
+    assert hydrate_many(stores, refs, run="task-2").to_result() == {"restored": 61}
+    assert {ref: messages_in(stores, ref) for ref in refs} == before
+    assert hydrate_many(stores, refs).to_result() == {"present": 61}
+    assert owed(stores) == []
+    assert runs_begun(stores, refs) == 0
+
+
+def test_small_ones_take_one_step_of_each_kind_together(stores, left):
+    refs = left(*[100] * 20)
+    with tracing(), Work() as work:
+        flush_many(stores, refs, "linger")
+    others = [step.name for step in work.steps if step.kind != "s3"]
+    assert others == ["begin_flush …", "settle …", "INSERT INTO threads", "COMMIT", "paid …"]
+    assert len(work.steps) == len(others) + len(refs)
+
+
+def test_what_is_unusual_ends_as_it_would_alone(stores, keep, left):
+    clean, gone, leased, raced, plain = left(*[10] * 5)
+    flush(stores, clean, "linger")
+    flush(stores, gone, "evict")
+    with keep.open(leased.thread_id) as session:
+        with Racing(stores, "settle_many", lambda: _append(keep, raced)):
+            result = flush_many(stores, [clean, gone, leased, raced, plain], "evict", run="task-1")
+        assert result.to_result() == {"unchanged": 1, "absent": 1, "archived": 3}
+        session.append(user("still mine"))
+    assert [message["content"] for message in messages_in(stores, raced)][1:] == ["second", "meanwhile"]
+    assert now(stores.hot.look(plain)).head is None
+    assert runs_begun(stores, [clean, gone, leased, raced, plain]) == 0
+
+
+def _append(keep, ref):
+    with keep.open(ref.thread_id) as session:
+        session.append(user("meanwhile"))
+
+
+def test_one_that_is_damaged_stops_no_other(stores, left):
+    refs = left(*[10] * 5)
+    now(stores.hot.link.run("HSET", stores.hot.keys(refs[2]).head, "rev", "private"))
+    result = flush_many(stores, refs, "evict", run="task-1")
+    assert result.outcomes == {"archived": 4}
+    ((ref, error),) = result.failed
+    assert ref == refs[2]
+    assert "private" not in str(error)
+    now(stores.hot.link.run("DEL", *stores.hot.keys(refs[2]).all[:4]))
+
+
+def test_where_s3_is_away_all_stay_as_they_were(stores, stores_for_test, settings, left):
+    refs = left(*[10] * 5)
+    away = stores_for_test(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1", "s3_attempts": 1}))
+    result = flush_many(away, refs, "evict", run="task-1")
+    assert {ref for ref, error in result.failed if error.retryable} == set(refs)
+    assert runs_begun(stores, refs) == 0  # none has taken its worker with it
+    assert all(now(stores.hot.look(ref)).head.dirty for ref in refs)
+    assert flush_many(stores, refs, "evict").to_result() == {"archived": 5}
+
+
+def test_a_task_that_is_told_to_stop_leaves_no_run_behind(stores, left, monkeypatch):
+    refs = left(*[10] * 5)
+
+    class Told(Exception):
+        pass
+
+    def told_to_stop(*_, **__):
+        raise Told
+
+    with monkeypatch.context() as patch, suppress(Told):
+        patch.setattr(bulk, "put_archive", told_to_stop)
+        flush_many(stores, refs, "evict", run="task-1")
+        raise AssertionError("it went on")
+    assert runs_begun(stores, refs) == 0
+    assert flush_many(stores, refs, "evict").to_result() == {"archived": 5}
+
+
+def test_a_catalog_that_is_away_is_told_later(stores, left, monkeypatch):
+    refs = left(*[10] * 5)
+
+    def away(*_, **__):
+        raise StoreUnavailable("Postgres", "a test", "away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.catalog, "record", away)
+        assert flush_many(stores, refs, "evict").to_result() == {"archived": 5}
+    assert set(owed(stores)) == set(refs)
+
+
+# --- as tasks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_has_what_was_left_flushed_together(stores, settings, left, worker):
+    refs = left(*[10] * 30)
+    counts = sweep(stores, Enqueuer(make_app(settings, publisher=True)), force=True)
+    assert counts.flushes == 30
+    started = worker()
+    until(lambda: all(not now(stores.hot.look(ref)).head.dirty for ref in refs if now(stores.hot.look(ref)).head))
+    until(lambda: "flush of many ended" in started.log())
+    assert "threadkeep.flush_thread[" not in started.log()
+    assert {row.stat.archived_rev > 0 for row in stores.catalog.get_many(refs).values()} == {True}
+
+
+def test_a_message_that_is_delivered_again_is_taken_apart(stores, settings, left):
+    refs = left(*[10] * 3)
+    task = make_app(settings).tasks["threadkeep.flush_threads"]
+    task.push_request(id="one", retries=0, called_directly=True, delivery_info={"redelivered": True})
+    try:
+        assert task.run([ref.thread_id for ref in refs]) == {"handed_on": 3}
+    finally:
+        task.pop_request()
+    assert [now(stores.hot.request_flush(ref, "linger", "x")) for ref in refs] == ["coalesced"] * 3
+
+
+def test_idle_threads_are_flushed_from_the_command_line(settings, stores, keep, left, worker):
+    refs = left(*[10] * 7)
+    with keep.open(refs[0].thread_id) as session:
+        session.append(user("in use"))
+        until(lambda: run_command(settings, "flush", "--idle", "0s").out.startswith("Queued flushes of 6 "))
+        assert "No thread is idle" in run_command(settings, "flush", "--idle", "1h").out
+        worker()
+        told = run_command(settings, "flush", "--idle", "0s", "--wait", "30")
+        assert told.code == 0
+        until(lambda: all(now(stores.hot.look(ref)).head is None for ref in refs[1:]))
+    assert run_command(settings, "flush").code == run_command(settings, "flush", "x", "--idle", "1h").code == 2
+
+
+def test_waiting_for_idle_threads_without_workers_says_how_many_are_left(settings, left):
+    left(*[10] * 3)
+    told = run_command(settings, "flush", "--idle", "0s", "--wait", "1")
+    assert told.code == 1
+    assert "3 of 3 threads are not archived yet; they are safe in Redis" in told.err
