@@ -35,6 +35,14 @@ def truncate(me: Me) -> None:
         session.truncate("m2")
 
 
+def edit(me: Me) -> None:
+    """Says something else instead of the last message: there are as many as before, in the tail as well."""
+    with opened(me) as session:
+        with suppress(MessageNotFound), me.doing(lambda was: was.up_to("m3")):
+            session.truncate("m3")
+        says(session, me, me.name)
+
+
 def replace(me: Me) -> None:
     with opened(me) as session, me.doing(lambda was: was.saying(me.name)):
         session.replace({"role": "user", "content": me.name}, ids=[me.name])
@@ -112,6 +120,12 @@ def asks(script: str) -> Callable[[Me], None]:
     return act
 
 
+def visit(me: Me) -> None:
+    """The thread is brought, written to and evicted: Redis knows no more of it than before, the archive is newer."""
+    for act in (task("hydrate_thread"), append, task("flush_thread", mode="evict")):
+        act(me)
+
+
 EXPIRE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', unpack(KEYS)) end"
 EVICT_ONE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', KEYS[4]) end"
 END_LEASE = "if redis.call('HGET', KEYS[1], 'lease') then redis.call('HSET', KEYS[1], 'lease_until', 1) end"
@@ -121,6 +135,7 @@ PARTS = {
     for part in (
         Part("append", append),
         Part("truncate", truncate),
+        Part("edit", edit),
         Part("replace", replace),
         Part("save state", save_state),
         Part("checkpoint", task("flush_thread", mode="checkpoint")),
@@ -129,6 +144,7 @@ PARTS = {
         Part("hydrate", task("hydrate_thread")),
         Part("look and leave", look_and_leave),
         Part("read", read),
+        Part("visit", visit),
         Part("sweep", sweep),
         Part("erase", erase),
         Part("overwrite", overwrite),

@@ -163,7 +163,7 @@ class World:
         self._settled: set[str] = set()
         self._cast: list[Me] = []
         self._erased: list[str] = []
-        self._marked = False
+        self._marked, self._leased = False, False
         self._stored: Stored | None = None
         self._asides: set[str] = set()
         self.life = Life(NOTHING)
@@ -218,7 +218,7 @@ class World:
     def start(self) -> list[Actor]:
         assert self.begin is not None
         self.put_in_place(self.begin)
-        self.life, self._marked, self._erased = self.begin.life, False, []
+        self.life, self._marked, self._leased, self._erased = self.begin.life, False, False, []
         self._cast = [Me(self, f"{part.name} {number}") for number, part in enumerate(self.parts)]
         return [
             Actor(part.name, lambda part=part, me=me: part.act(me), idle=self._help)
@@ -238,6 +238,8 @@ class World:
         elif step.kind == "s3":
             self._look_at_object()
         hot = self.sight.hot(self.ref)
+        assert hot.content is not None or hot.erasing or not self._leased, "a leased thread has left Redis"
+        self._leased = hot.leased
         self._follow(self._cast[number], hot)
         check_keys(hot, self._stored)
 
