@@ -9,8 +9,10 @@ from tests.crash.sight import NOTHING, Content, pairs
 from tests.crash.world import Life, Me, Part, Start, World
 from threadkeep import Session
 from threadkeep.errors import MessageNotFound, ThreadNotFound
-from threadkeep.model import ThreadRef
+from threadkeep.model import ThreadRef, fresh_mark
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.lost_race import put_archive
+from threadkeep.tasks.sealing import prepare
 
 
 def says(session: Session, me: Me, *said: str) -> None:
@@ -126,6 +128,16 @@ def visit(me: Me) -> None:
         act(me)
 
 
+def append_and_die(me: Me) -> None:
+    """A session appends, and the flush of it ends behind its PUT: the archive is newer than Redis knows."""
+    append(me)
+    stores, ref, attempt = me.world.stores, me.world.ref, fresh_mark()
+    head = now(stores.flow.begin_flush(ref, attempt, "linger")).head
+    contents = head and now(stores.hot.copy(ref, head))
+    if contents:
+        put_archive(stores, ref, prepare(ref, contents, attempt, evicting=False, settings=stores.settings))
+
+
 EXPIRE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', unpack(KEYS)) end"
 EVICT_ONE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', KEYS[4]) end"
 END_LEASE = "if redis.call('HGET', KEYS[1], 'lease') then redis.call('HSET', KEYS[1], 'lease_until', 1) end"
@@ -145,6 +157,7 @@ PARTS = {
         Part("look and leave", look_and_leave),
         Part("read", read),
         Part("visit", visit),
+        Part("append and die", append_and_die),
         Part("sweep", sweep),
         Part("erase", erase),
         Part("overwrite", overwrite),

@@ -90,13 +90,14 @@ class Me:
     Attributes:
         effect: What one of its next steps may do.
         done: Whether one has done it.
+        undone: Whether an erasure took away what it did since, so that it may do it once more.
         erases: The life that it asked to erase, once it has.
     """
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
         self.effect: Effect | None = None
-        self.done = False
+        self.done = self.undone = False
         self.erases: int | None = None
         self.erasing = False
         self.seen: list[Content] = []
@@ -104,7 +105,7 @@ class Me:
     @contextmanager
     def doing(self, effect: Effect, *, must: bool = True) -> Iterator[None]:
         """One step in here has this effect: exactly one if the call succeeds and it `must`, none if it fails."""
-        self.effect, self.done = effect, False
+        self.effect, self.done, self.undone = effect, False, False
         try:
             yield
         except ThreadErased:
@@ -128,7 +129,7 @@ class Me:
 
     def wants(self, life: Life) -> Life | None:
         """What the thread is to become by it; None if that is nothing else than it is."""
-        if self.effect is None or self.done:
+        if self.effect is None or (self.done and not self.undone):
             return None
         try:
             return self.effect(life)
@@ -262,7 +263,7 @@ class World:
         assert wanted is not None, f"{me.name} made {found} of {self.life.content}"
         assert found == wanted.content, f"{me.name} made {found} of {self.life.content}, not {wanted.content}"
         self._become(wanted)
-        me.done = True
+        me.done, me.undone = True, False
 
     def _follow_mark(self, me: Me, hot: Hot) -> None:
         """A mark is set only by who was asked to erase, and ends the life that there was when it was asked."""
@@ -274,6 +275,8 @@ class World:
         if self.life.number <= me.erases and self.life.content != NOTHING:
             self._erased += self.life.messages
             self._become(self.life.ended())
+            for each in self._cast:
+                each.undone = each.done
 
     def _become(self, life: Life) -> None:
         self.life = life
