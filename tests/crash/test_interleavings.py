@@ -36,6 +36,7 @@ SHORT = {
 BRIEF = {
     "dirty": [("linger", "edit"), ("linger", "visit"), ("linger", "append and die")],
     "cold": [("hydrate", "visit"), ("hydrate", "erase")],
+    "hot": [("linger", "visit")],
 }
 """Of these only the orders in which one comes as a whole between two steps of the other."""
 TRIPLES = {"dirty": [("append", "linger", "hydrate")], "cached": [("append", "evict", "hydrate")]}

@@ -164,7 +164,7 @@ class World:
         self._settled: set[str] = set()
         self._cast: list[Me] = []
         self._erased: list[str] = []
-        self._marked, self._leased = False, False
+        self._marked, self._leased, self._born = False, False, 0
         self._stored: Stored | None = None
         self._asides: set[str] = set()
         self.life = Life(NOTHING)
@@ -220,6 +220,7 @@ class World:
         assert self.begin is not None
         self.put_in_place(self.begin)
         self.life, self._marked, self._leased, self._erased = self.begin.life, False, False, []
+        self._born = self.sight.hot(self.ref).born
         self._cast = [Me(self, f"{part.name} {number}") for number, part in enumerate(self.parts)]
         return [
             Actor(part.name, lambda part=part, me=me: part.act(me), idle=self._help)
@@ -257,9 +258,11 @@ class World:
         if hot.erasing != self._marked:
             self._follow_mark(me, hot)
         found = self._found(hot)
-        if hot.erasing or found == self.life.content:
-            return
+        born_anew = hot.content is not None and hot.born != self._born
+        self._born = self._born if hot.content is None else hot.born
         wanted = me.wants(self.life)
+        if hot.erasing or (found == self.life.content and not (born_anew and wanted and wanted.content == found)):
+            return
         assert wanted is not None, f"{me.name} made {found} of {self.life.content}"
         assert found == wanted.content, f"{me.name} made {found} of {self.life.content}, not {wanted.content}"
         self._become(wanted)
@@ -301,8 +304,11 @@ class World:
     def settle(self) -> None:
         """Leases end, queues empty, sweeps come; then the thread is evicted and brought back."""
         self._pass_time()
-        self.plant.settle(self.ref)
-        self._look_at_object()
+        try:
+            self.plant.settle(self.ref)
+        finally:
+            self._asides = self.sight.asides(self.ref)
+            self._look_at_object()
         self._check_settled(self.sight.hot(self.ref))
         self._pass_time()
         self.plant.run("flush_thread", self.ref, id="last", mode="evict")
@@ -342,7 +348,6 @@ class World:
         """Of what was erased nothing is anywhere, but in what is staged and expires."""
         if not self._erased:
             return
-        self._asides = self.sight.asides(self.ref)
         assert not self._asides, "something of an erased thread lies under conflicts/"
         for key in self._keys():
             assert b":staged:" not in key or self.sight.redis.pttl(key) > 0, "what is staged stays for ever"
