@@ -305,7 +305,7 @@ class World:
         """Leases end, queues empty, sweeps come; then the thread is evicted and brought back."""
         self._pass_time()
         try:
-            self.plant.settle(self.ref)
+            self.plant.settle(self.ref, *self.forks)
         finally:
             self._asides = self.sight.asides(self.ref)
             self._look_at_object()
