@@ -9,8 +9,10 @@ from tests.crash.sight import NOTHING, Content, pairs
 from tests.crash.world import Life, Me, Part, Start, World
 from threadkeep import Session
 from threadkeep.errors import MessageNotFound, ThreadNotFound
-from threadkeep.model import ThreadRef
+from threadkeep.model import ThreadRef, fresh_mark
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.lost_race import put_archive
+from threadkeep.tasks.sealing import prepare
 
 
 def says(session: Session, me: Me, *said: str) -> None:
@@ -33,6 +35,14 @@ def truncate(me: Me) -> None:
     """Cuts at a message of the tail, or of the base; wherever it is."""
     with opened(me) as session, suppress(MessageNotFound), me.doing(lambda was: was.up_to("m2")):
         session.truncate("m2")
+
+
+def edit(me: Me) -> None:
+    """Says something else instead of the last message: there are as many as before, in the tail as well."""
+    with opened(me) as session:
+        with suppress(MessageNotFound), me.doing(lambda was: was.up_to("m3")):
+            session.truncate("m3")
+        says(session, me, me.name)
 
 
 def replace(me: Me) -> None:
@@ -112,6 +122,22 @@ def asks(script: str) -> Callable[[Me], None]:
     return act
 
 
+def visit(me: Me) -> None:
+    """The thread is brought, written to and evicted: Redis knows no more of it than before, the archive is newer."""
+    for act in (task("hydrate_thread"), append, task("flush_thread", mode="evict")):
+        act(me)
+
+
+def append_and_die(me: Me) -> None:
+    """A session appends, and the flush of it ends behind its PUT: the archive is newer than Redis knows."""
+    append(me)
+    stores, ref, attempt = me.world.stores, me.world.ref, fresh_mark()
+    head = now(stores.flow.begin_flush(ref, attempt, "linger")).head
+    contents = head and now(stores.hot.copy(ref, head))
+    if contents:
+        put_archive(stores, ref, prepare(ref, contents, attempt, evicting=False, settings=stores.settings))
+
+
 EXPIRE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', unpack(KEYS)) end"
 EVICT_ONE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', KEYS[4]) end"
 END_LEASE = "if redis.call('HGET', KEYS[1], 'lease') then redis.call('HSET', KEYS[1], 'lease_until', 1) end"
@@ -121,6 +147,7 @@ PARTS = {
     for part in (
         Part("append", append),
         Part("truncate", truncate),
+        Part("edit", edit),
         Part("replace", replace),
         Part("save state", save_state),
         Part("checkpoint", task("flush_thread", mode="checkpoint")),
@@ -129,6 +156,8 @@ PARTS = {
         Part("hydrate", task("hydrate_thread")),
         Part("look and leave", look_and_leave),
         Part("read", read),
+        Part("visit", visit),
+        Part("append and die", append_and_die),
         Part("sweep", sweep),
         Part("erase", erase),
         Part("overwrite", overwrite),

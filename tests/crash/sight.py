@@ -49,6 +49,7 @@ class Hot:
     content: Content | None
     rev: int
     archived: int
+    born: int
     leased: bool
     lasting: int
     expiring: int
@@ -97,7 +98,8 @@ class Sight:
             pipe.time()
             head, base, log, ids, *ttls, erasing, listed, (seconds, _) = pipe.execute()
         number = {
-            name: int(head.get(name.encode()) or 0) for name in ("rev", "archived", "count", "base_count", "pieces")
+            name: int(head.get(name.encode()) or 0)
+            for name in ("rev", "archived", "born", "count", "base_count", "pieces")
         }
         lengths = number["pieces"], number["count"] - number["base_count"], 16 * number["count"]
         whole = head and (len(base), len(log), ids) == lengths
@@ -105,6 +107,7 @@ class Sight:
             content=_content(said(b"".join(base), log), head) if whole else None,
             rev=number["rev"],
             archived=number["archived"],
+            born=number["born"],
             leased=bool(head.get(b"lease")) and int(head[b"lease_until"]) > 1000 * seconds,
             lasting=sum(ttl == -1 for ttl in ttls),
             expiring=sum(ttl >= 0 for ttl in ttls),

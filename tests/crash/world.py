@@ -90,13 +90,14 @@ class Me:
     Attributes:
         effect: What one of its next steps may do.
         done: Whether one has done it.
+        undone: Whether an erasure took away what it did since, so that it may do it once more.
         erases: The life that it asked to erase, once it has.
     """
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
         self.effect: Effect | None = None
-        self.done = False
+        self.done = self.undone = False
         self.erases: int | None = None
         self.erasing = False
         self.seen: list[Content] = []
@@ -104,7 +105,7 @@ class Me:
     @contextmanager
     def doing(self, effect: Effect, *, must: bool = True) -> Iterator[None]:
         """One step in here has this effect: exactly one if the call succeeds and it `must`, none if it fails."""
-        self.effect, self.done = effect, False
+        self.effect, self.done, self.undone = effect, False, False
         try:
             yield
         except ThreadErased:
@@ -128,7 +129,7 @@ class Me:
 
     def wants(self, life: Life) -> Life | None:
         """What the thread is to become by it; None if that is nothing else than it is."""
-        if self.effect is None or self.done:
+        if self.effect is None or (self.done and not self.undone):
             return None
         try:
             return self.effect(life)
@@ -163,7 +164,7 @@ class World:
         self._settled: set[str] = set()
         self._cast: list[Me] = []
         self._erased: list[str] = []
-        self._marked = False
+        self._marked, self._leased, self._born = False, False, 0
         self._stored: Stored | None = None
         self._asides: set[str] = set()
         self.life = Life(NOTHING)
@@ -218,7 +219,8 @@ class World:
     def start(self) -> list[Actor]:
         assert self.begin is not None
         self.put_in_place(self.begin)
-        self.life, self._marked, self._erased = self.begin.life, False, []
+        self.life, self._marked, self._leased, self._erased = self.begin.life, False, False, []
+        self._born = self.sight.hot(self.ref).born
         self._cast = [Me(self, f"{part.name} {number}") for number, part in enumerate(self.parts)]
         return [
             Actor(part.name, lambda part=part, me=me: part.act(me), idle=self._help)
@@ -238,6 +240,8 @@ class World:
         elif step.kind == "s3":
             self._look_at_object()
         hot = self.sight.hot(self.ref)
+        assert hot.content is not None or hot.erasing or not self._leased, "a leased thread has left Redis"
+        self._leased = hot.leased
         self._follow(self._cast[number], hot)
         check_keys(hot, self._stored)
 
@@ -254,13 +258,15 @@ class World:
         if hot.erasing != self._marked:
             self._follow_mark(me, hot)
         found = self._found(hot)
-        if hot.erasing or found == self.life.content:
-            return
+        born_anew = hot.content is not None and hot.born != self._born
+        self._born = self._born if hot.content is None else hot.born
         wanted = me.wants(self.life)
+        if hot.erasing or (found == self.life.content and not (born_anew and wanted and wanted.content == found)):
+            return
         assert wanted is not None, f"{me.name} made {found} of {self.life.content}"
         assert found == wanted.content, f"{me.name} made {found} of {self.life.content}, not {wanted.content}"
         self._become(wanted)
-        me.done = True
+        me.done, me.undone = True, False
 
     def _follow_mark(self, me: Me, hot: Hot) -> None:
         """A mark is set only by who was asked to erase, and ends the life that there was when it was asked."""
@@ -272,6 +278,8 @@ class World:
         if self.life.number <= me.erases and self.life.content != NOTHING:
             self._erased += self.life.messages
             self._become(self.life.ended())
+            for each in self._cast:
+                each.undone = each.done
 
     def _become(self, life: Life) -> None:
         self.life = life
@@ -296,8 +304,11 @@ class World:
     def settle(self) -> None:
         """Leases end, queues empty, sweeps come; then the thread is evicted and brought back."""
         self._pass_time()
-        self.plant.settle(self.ref)
-        self._look_at_object()
+        try:
+            self.plant.settle(self.ref, *self.forks)
+        finally:
+            self._asides = self.sight.asides(self.ref)
+            self._look_at_object()
         self._check_settled(self.sight.hot(self.ref))
         self._pass_time()
         self.plant.run("flush_thread", self.ref, id="last", mode="evict")
@@ -337,7 +348,6 @@ class World:
         """Of what was erased nothing is anywhere, but in what is staged and expires."""
         if not self._erased:
             return
-        self._asides = self.sight.asides(self.ref)
         assert not self._asides, "something of an erased thread lies under conflicts/"
         for key in self._keys():
             assert b":staged:" not in key or self.sight.redis.pttl(key) > 0, "what is staged stays for ever"

@@ -107,6 +107,13 @@ def test_actors_that_have_nothing_to_do_with_each_other_are_run_once_and_nothing
     assert (explored.schedules, explored.pruned, explored.steps) == (1, 0, 60)
 
 
+@pytest.mark.parametrize(("most", "run", "whole"), [(1, 1, False), (5, 5, False), (6, 6, True), (7, 6, True)])
+def test_orders_can_be_cut_short_and_this_is_told(most, run, whole):
+    explored = explore(Programs(["w a"] * 2, ["w a"] * 2), footprint, most)
+    assert (explored.schedules, explored.whole) == (run, whole)
+    assert (explored + explored).whole == whole
+
+
 @pytest.mark.parametrize(("steps", "most", "orders"), [(4, 2, 6), (4, 3, 6 + 3 * 6 * 3), (1, 3, 6)])
 def test_a_bound_on_switches_counts_every_order_within_it(steps, most, orders):
     """Three actors one after the other, or one of them in two parts, with another or two between them."""

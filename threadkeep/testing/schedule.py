@@ -90,11 +90,16 @@ class Run:
 
 @dataclass(slots=True)
 class Explored:
-    """How much was looked at; runs that were given up on the way, as equal to others, are `pruned`."""
+    """How much was looked at; runs that were given up on the way, as equal to others, are `pruned`.
+
+    Attributes:
+        whole: Whether that was all there is to be looked at.
+    """
 
     schedules: int = 0
     pruned: int = 0
     steps: int = 0
+    whole: bool = True
 
     def count(self, run: Run) -> None:
         self.schedules += run.complete
@@ -102,7 +107,8 @@ class Explored:
         self.steps += len(run.steps)
 
     def __add__(self, other: "Explored") -> "Explored":
-        return Explored(self.schedules + other.schedules, self.pruned + other.pruned, self.steps + other.steps)
+        counts = self.schedules + other.schedules, self.pruned + other.pruned, self.steps + other.steps
+        return Explored(*counts, whole=self.whole and other.whole)
 
 
 class ScheduleFailed(AssertionError):
@@ -121,10 +127,13 @@ def replay(stage: Stage, schedule: Sequence[int]) -> Run:
     return _run(stage, lambda waiting: next(rest, min(waiting)))
 
 
-def explore(stage: Stage, footprint: Callable[[Step], Footprint]) -> Explored:
-    """Run one order of each kind: every outcome that any order can have is seen."""
+def explore(stage: Stage, footprint: Callable[[Step], Footprint], most: int | None = None) -> Explored:
+    """Run one order of each kind: every outcome that any order can have is seen, unless there are more than `most`."""
     explored, path = Explored(), list[_Choice]()
     while True:
+        if explored.schedules == most:
+            explored.whole = False
+            return explored
         begun = max(0, len(path) - 1)
         run = _run(stage, _Reduced(path, footprint))
         explored.count(run)
