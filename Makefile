@@ -41,7 +41,7 @@ check: $(DEV)  ## Lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-prove: $(DEV)  ## Run the tests with the proofs in their long forms: about two hours
+prove: $(DEV)  ## Run the tests with the proofs in their long forms: two hours or more
 	PROVE=1 $(TESTS) --timeout 7200
 
 chaos: $(DEV)  ## Kill workers, servers and connections under load, and check what is left: make chaos MINUTES=10
