@@ -11,8 +11,8 @@ from threadkeep import Session
 from threadkeep.errors import MessageNotFound, ThreadNotFound
 from threadkeep.model import ThreadRef, fresh_mark
 from threadkeep.storage.link import run_now as now
+from threadkeep.tasks.flush import read_and_seal
 from threadkeep.tasks.lost_race import put_archive
-from threadkeep.tasks.sealing import prepare
 
 
 def says(session: Session, me: Me, *said: str) -> None:
@@ -132,10 +132,11 @@ def append_and_die(me: Me) -> None:
     """A session appends, and the flush of it ends behind its PUT: the archive is newer than Redis knows."""
     append(me)
     stores, ref, attempt = me.world.stores, me.world.ref, fresh_mark()
-    head = now(stores.flow.begin_flush(ref, attempt, "linger")).head
-    contents = head and now(stores.hot.copy(ref, head))
-    if contents:
-        put_archive(stores, ref, prepare(ref, contents, attempt, evicting=False, settings=stores.settings))
+    start = now(stores.flow.begin_flush(ref, attempt, "linger"))
+    if start.status == "go" and start.head is not None:
+        prepared = read_and_seal(stores, ref, start, start.head, attempt, whole=False)
+        assert prepared is not None
+        put_archive(stores, ref, prepared)
 
 
 EXPIRE = "if redis.call('PTTL', KEYS[1]) > 0 then redis.call('UNLINK', unpack(KEYS)) end"
