@@ -183,3 +183,22 @@ def test_a_damaged_object_is_not_what_a_repair_begins_with(stores, session, ref)
     assert found.verdict == "corrupt"
     assert repair(stores, found, known).how == "redis"
     assert texts(stores, ref) == [*TEXTS, "new"]
+
+
+@pytest.mark.parametrize("level", [1, 19], ids=["larger", "smaller"])
+def test_what_another_flush_put_of_the_same_revision_is_not_extended_as_ones_own(
+    stores, stores_for_test, settings, session, ref, level
+):
+    session.append(user(" ".join(map(str, range(5000)))))
+
+    def killed():
+        raise StoreUnavailable("Redis", "a test", "killed")
+
+    with pytest.raises(StoreUnavailable), Racing(stores, "settle", killed):
+        flush(stores, ref, "linger")
+    others = stores_for_test(settings.model_copy(update={"compression_level": level}))  # whose frames have other sizes
+    assert flush(others, ref, "linger").outcome == "archived"
+    session.append(user("new"))
+    assert flush(others, ref, "linger").outcome == "archived"
+    assert texts(stores, ref)[12:] == [" ".join(map(str, range(5000))), "new"]
+    assert [message["content"] for message in messages_in(stores, ref)] == texts(stores, ref)

@@ -524,7 +524,9 @@ def _settling(
 ) -> list[Any]:
     """What settles a flush: its `pieces` are staged, or one comes along `inline`."""
     facts = ["base_bytes", sealed.base_bytes, "frames", sealed.frames, "chain", sealed.chain]
-    place = ["raw_bytes", sealed.raw_bytes, "etag", stored.etag, "base_etag", stored.etag, "key", stored.key]
+    mine = stored.meta is not None and stored.meta.attempt == sealed.attempt  # another's frames need not be the base's
+    etags = ["etag", stored.etag, "base_etag", stored.etag if mine else ""]
+    place = ["raw_bytes", sealed.raw_bytes, *etags, "key", stored.key]
     known = [sealed.attempt, gen, new_gen, sealed.rev, sealed.records, sealed.record_bytes, sealed.base_count]
     return [*known, pieces, int(sealed.replaces), mode, inline, *facts, *place]
 
