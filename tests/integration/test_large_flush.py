@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from tests.integration.protocol import Racing, messages_in, user
-from threadkeep.errors import StoreUnavailable
+from threadkeep.errors import ArchiveFrozen, StoreRefused, StoreUnavailable
 from threadkeep.model import ArchiveMeta, Entry, ThreadRef, fresh_mark
 from threadkeep.storage.archive import read_frames
 from threadkeep.storage.limits import ReadLimits
@@ -202,3 +202,31 @@ def test_what_another_flush_put_of_the_same_revision_is_not_extended_as_ones_own
     assert flush(others, ref, "linger").outcome == "archived"
     assert texts(stores, ref)[12:] == [" ".join(map(str, range(5000))), "new"]
     assert [message["content"] for message in messages_in(stores, ref)] == texts(stores, ref)
+
+
+@pytest.mark.parametrize(
+    "refusal", [ArchiveFrozen("its key", "GLACIER"), StoreRefused("S3", "UploadPartCopy", "NotImplemented", "")]
+)
+def test_what_cannot_be_copied_is_put_whole(stores, session, ref, refusal):
+    session.append(user("new"))
+
+    def refused():
+        raise refusal
+
+    with Racing(stores, "extend", refused), Work() as work:
+        assert flush(stores, ref, "linger").outcome == "archived"
+    assert steps(work, "s3") == ["PutObject"]
+    assert texts(stores, ref) == [*TEXTS, "new"]
+
+
+def test_no_flush_needs_the_right_to_list_versions(stores_for_test, settings, session, ref, monkeypatch):
+    fresh = stores_for_test(settings)
+    session.append(user("new"))
+
+    def refused(*_, **__):
+        raise StoreRefused("S3", "ListObjectVersions", "AccessDenied (HTTP 403)", "")
+
+    monkeypatch.setattr(fresh.cold.bucket, "versions", refused)
+    assert flush(fresh, ref, "linger").outcome == "archived"
+    assert texts(fresh, ref) == [*TEXTS, "new"]
+    assert [item.key for item in fresh.cold.bucket.listing(settings.s3_prefix) if ".probe" in item.key] == []

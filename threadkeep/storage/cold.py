@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from threadkeep.config import Settings
-from threadkeep.errors import ArchiveMoved
+from threadkeep.errors import ArchiveMoved, StoreRefused
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
 from threadkeep.storage.cold_base import S3Base
 from threadkeep.storage.cold_revisions import S3RevisionStore
@@ -40,7 +40,10 @@ class S3ColdStore(S3Base):
         if size < PART_BYTES:
             return False
         if self._completes is None:
-            self._completes = completes_conditionally(self.bucket, self.keys.probe())
+            try:
+                self._completes = completes_conditionally(self.bucket, self.keys.probe())
+            except StoreRefused:  # whole objects need fewer rights
+                self._completes = False
         return self._completes
 
     def extend(self, ref: ThreadRef, tail: bytes, *, meta: ArchiveMeta, based_on: str, keep: int) -> StoredObject:

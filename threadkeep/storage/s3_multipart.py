@@ -11,7 +11,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from threadkeep.errors import StoreRefused, ThreadkeepError
+from threadkeep.errors import ArchiveFrozen, StoreRefused, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, fresh_mark
 from threadkeep.storage.s3_bucket import S3Bucket
 from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing, mapped
@@ -38,6 +38,7 @@ def extend(bucket: S3Bucket, key: str, tail: bytes, meta: ArchiveMeta, *, based_
     Raises:
         ConditionFailed, ObjectMissing: another object is there, or none; nothing was written by this call, unless the
             SDK asked twice and this is its own success.
+        ArchiveFrozen: what is there cannot be copied, but replaced.
         StoreUnavailable: the outcome is unknown.
     """
     client, name = bucket.client, bucket.name
@@ -57,6 +58,9 @@ def extend(bucket: S3Bucket, key: str, tail: bytes, meta: ArchiveMeta, *, based_
         parts = [_part(1, copied["CopyPartResult"]["ETag"]), _part(2, _uploaded(bucket, upload, 2, tail))]
         with mapped("CompleteMultipartUpload", key):
             answer = client.complete_multipart_upload(**upload, IfMatch=based_on, MultipartUpload={"Parts": parts})
+    except ArchiveFrozen:
+        _abort(bucket, upload)
+        raise
     except StoreRefused as error:
         _abort(bucket, upload)
         if error.reason.startswith("NoSuchUpload"):  # it was completed, or the thread erased: whoever looks will see
@@ -84,7 +88,10 @@ def completes_conditionally(bucket: S3Bucket, key: str) -> bool:
     try:
         return not _completed(bucket, key, if_match="0" * 32) and _completed(bucket, key, if_match=stored.etag)
     finally:
-        bucket.purge(key, lambda version: version.key == key)
+        try:
+            bucket.purge(key, lambda version: version.key == key)
+        except StoreRefused:  # a flush needs no right to list versions
+            bucket.delete(key)
 
 
 def _completed(bucket: S3Bucket, key: str, *, if_match: str) -> bool:

@@ -4,7 +4,7 @@ import itertools
 from contextlib import suppress
 from typing import Final, Literal
 
-from threadkeep.errors import ArchiveCorrupt, ArchiveMoved, StoreUnavailable
+from threadkeep.errors import ArchiveCorrupt, ArchiveFrozen, ArchiveMoved, StoreRefused, StoreUnavailable
 from threadkeep.model import StoredObject, ThreadRef
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
@@ -34,6 +34,10 @@ def put_archive(stores: Stores, ref: ThreadRef, mine: Prepared) -> PutResult:
             pass
         except StoreUnavailable:
             unknown = True
+        except (ArchiveFrozen, StoreRefused):
+            if not mine.kept:
+                raise
+            return "again"  # what cannot be copied, as from a frozen object, can still be put over
         there = stores.cold.head(ref)
         decision = _decide(stores, ref, mine, there, based_on=based_on, unknown=unknown)
         if decision == "retry":
