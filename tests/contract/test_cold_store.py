@@ -5,6 +5,7 @@ import pytest
 from threadkeep.errors import ArchiveFrozen, ArchiveMoved, StoreRefused, StoreUnavailable
 from threadkeep.local.ports import free_port
 from threadkeep.model import ThreadRef, fresh_mark
+from threadkeep.storage import cold
 from threadkeep.storage.cold import S3ColdStore, open_cold
 from threadkeep.storage.cold_keys import ColdKeys
 from threadkeep.storage.cold_revisions import S3RevisionStore
@@ -27,6 +28,12 @@ SCENES = {
     ]
 }
 """Each server, bucket and engine, in pairs; not all of all."""
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch):
+    """As if these servers completed uploads atomically; a test that writes one thing after the other sees no more."""
+    monkeypatch.setattr(cold, "completes_atomically", lambda _: True)
 
 
 @pytest.fixture(scope="module", params=SCENES)

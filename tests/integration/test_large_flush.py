@@ -8,9 +8,12 @@ import pytest
 from tests.integration.protocol import Racing, messages_in, user
 from threadkeep.errors import ArchiveFrozen, StoreRefused, StoreUnavailable
 from threadkeep.model import ArchiveMeta, Entry, ThreadRef, fresh_mark
+from threadkeep.storage import cold
 from threadkeep.storage.archive import read_frames
+from threadkeep.storage.cold import open_cold
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.s3_multipart import completes_atomically
 from threadkeep.tasks.examine import examine
 from threadkeep.tasks.flush import flush
 from threadkeep.tasks.hydrate import hydrate
@@ -20,6 +23,12 @@ from threadkeep.testing.faults import DEATHS, ERRORS, ProcessDied, Work, tracing
 MIB = 1024 * 1024
 TEXTS = [random.Random(number).randbytes(MIB // 2).hex() for number in range(12)]
 """Half of their bytes is noise: the object has some six MiB."""
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch):
+    """As if this store were one that completes uploads atomically; alone in it, nobody sees that it does not."""
+    monkeypatch.setattr(cold, "completes_atomically", lambda _: True)
 
 
 @pytest.fixture
@@ -230,3 +239,22 @@ def test_no_flush_needs_the_right_to_list_versions(stores_for_test, settings, se
     assert flush(fresh, ref, "linger").outcome == "archived"
     assert texts(fresh, ref) == [*TEXTS, "new"]
     assert [item.key for item in fresh.cold.bucket.listing(settings.s3_prefix) if ".probe" in item.key] == []
+
+
+def test_a_store_that_is_not_known_to_complete_atomically_is_given_all_of_it(stores, session, ref, monkeypatch):
+    monkeypatch.setattr(cold, "completes_atomically", completes_atomically)
+    session.append(user("new"))
+    with Work() as work:
+        assert flush(stores, ref, "linger").outcome == "archived"
+    assert steps(work, "s3") == ["PutObject"]
+    assert texts(stores, ref) == [*TEXTS, "new"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "known"),
+    [(None, True), ("https://s3.eu-central-1.amazonaws.com", True), ("https://amazonaws.com.example.org", False)],
+)
+def test_aws_is_known_by_its_name(settings, endpoint, known):
+    store = open_cold(settings.model_copy(update={"s3_endpoint": endpoint, "s3_region": "eu-central-1"}))
+    assert completes_atomically(store.bucket) == known
+    store.close()

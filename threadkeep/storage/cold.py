@@ -10,7 +10,13 @@ from threadkeep.storage.cold_revisions import S3RevisionStore
 from threadkeep.storage.ports import Announce, ColdStore, unannounced
 from threadkeep.storage.s3_bucket import Version
 from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing
-from threadkeep.storage.s3_multipart import PART_BYTES, abort_uploads, completes_conditionally, extend
+from threadkeep.storage.s3_multipart import (
+    PART_BYTES,
+    abort_uploads,
+    completes_atomically,
+    completes_conditionally,
+    extend,
+)
 
 
 def open_cold(settings: Settings) -> ColdStore:
@@ -37,7 +43,7 @@ class S3ColdStore(S3Base):
             raise ArchiveMoved(key) from error
 
     def extends(self, size: int) -> bool:
-        if size < PART_BYTES:
+        if size < PART_BYTES or not completes_atomically(self.bucket):
             return False
         if self._completes is None:
             try:
