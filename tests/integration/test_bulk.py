@@ -17,6 +17,8 @@ from threadkeep.tasks.bulk import flush_many, hydrate_many
 from threadkeep.tasks.conf import FLUSH
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.flush import flush
+from threadkeep.tasks.hydrate import hydrate
+from threadkeep.tasks.stores import head_row
 from threadkeep.tasks.sweeper import sweep
 from threadkeep.testing.faults import Work, tracing
 
@@ -192,3 +194,85 @@ def test_waiting_for_idle_threads_without_workers_says_how_many_are_left(setting
     told = run_command(settings, "flush", "--idle", "0s", "--wait", "1")
     assert told.code == 1
     assert "3 of 3 threads are not archived yet; they are safe in Redis" in told.err
+
+
+# --- what dies and what is owed ---------------------------------------------------------------------------------------
+
+
+def died(stores, ref, kind, run, times):
+    now(stores.hot.link.run("HSET", stores.hot.keys(ref).tries, f"{kind}|{ref.member}", f"{times} {run} 0"))
+
+
+def as_task(settings, name, refs, *, redelivered):
+    task = make_app(settings).tasks[name]
+    task.push_request(id="one", retries=0, called_directly=True, delivery_info={"redelivered": redelivered})
+    try:
+        return task.run([ref.thread_id for ref in refs])
+    finally:
+        task.pop_request()
+
+
+def test_one_that_was_set_aside_is_left_alone(stores, left):
+    poison, plain = left(10, 10)
+    died(stores, poison, "flush", "earlier", stores.settings.poison_after)
+    assert flush_many(stores, [poison, plain], "evict", run="task-1").to_result() == {"archived": 1, "set_aside": 1}
+    assert now(stores.hot.look(poison)).head.dirty
+    assert now(stores.flow.deaths(poison, "flush")) > stores.settings.poison_after
+
+
+def test_those_that_a_dead_worker_had_not_begun_are_queued_too(stores, settings, left):
+    refs = left(*[10] * 3)
+    now(stores.hot.request_flushes(refs, "evict", "token"))  # as of the message that is delivered again
+    assert as_task(settings, "threadkeep.flush_threads", refs, redelivered=True) == {"handed_on": 3}
+    app = make_app(settings, publisher=True)
+    with app.connection_for_write() as connection:
+        assert connection.default_channel.queue_purge(FLUSH) == 3
+
+
+def test_a_hydrate_that_kills_its_workers_takes_no_other_with_it(stores, settings, left, monkeypatch):
+    refs = left(*[10] * 6)
+    flush_many(stores, refs, "evict")
+    begun = []
+
+    def bring(stores, ref, *, run):
+        begun.append(ref)
+        if ref == refs[3] and now(stores.flow.begin_hydrate(ref, run=run)).status == "go":
+            raise Died
+        return hydrate(stores, ref, run=run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "hydrate", bring)
+        for _ in range(stores.settings.poison_after):
+            with suppress(Died):
+                as_task(settings, "threadkeep.hydrate_threads", refs, redelivered=True)
+        told = as_task(settings, "threadkeep.hydrate_threads", refs, redelivered=True)
+    assert told == {"present": 3, "set_aside": 1, "restored": 2}
+    assert [now(stores.flow.deaths(ref, "hydrate")) for ref in refs if ref != refs[3]] == [0] * 5
+    assert begun.index(refs[3]) == 3  # one after the other
+
+
+class Died(BaseException):
+    pass
+
+
+def test_a_loss_is_told_to_the_catalog_later_if_it_is_away(stores, left, monkeypatch):
+    (ref,) = left(10)
+    sweep_rows(stores, ref)
+    now(stores.hot.link.run("DEL", *stores.hot.keys(ref).all[:4]))
+    now(stores.hot.link.run("ZREM", stores.hot.keys(ref).all[5], ref.member))
+    original = stores.catalog.record
+
+    def away(rows, events=()):
+        if rows:
+            raise StoreUnavailable("Postgres", "a test", "away")
+        original(rows, list(events))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.catalog, "record", away)
+        assert hydrate_many(stores, [ref]).to_result() == {"absent": 1}
+    assert owed(stores) == [ref]
+
+
+def sweep_rows(stores, ref):
+    head = now(stores.hot.look(ref)).head
+    stores.catalog.record([head_row(ref, head, "hot", now(stores.hot.clock(ref)) // 1000, 0)])

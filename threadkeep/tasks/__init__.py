@@ -11,7 +11,7 @@ from celery import Celery, shared_task
 from celery.signals import worker_ready
 
 from threadkeep.errors import ThreadkeepError
-from threadkeep.model import FlushMode, ThreadRef
+from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks import bulk as _bulk
 from threadkeep.tasks import describe as _describe
@@ -106,7 +106,8 @@ def hydrate_threads(self: ThreadTask, thread_ids: list[str], namespace: str | No
     refs = [self.ref(thread_id, namespace) for thread_id in thread_ids]
 
     def work() -> dict[str, Any]:
-        return _told("hydrate", _bulk.hydrate_many(self.stores, refs, run=self.run_id()))
+        at_once = 1 if self.is_redelivered() else _bulk.AT_ONCE  # one may have killed the worker, beside others
+        return _told("hydrate", _bulk.hydrate_many(self.stores, refs, run=self.run_id(), at_once=at_once))
 
     return self.retrying("hydrate_threads", work, {"threads": len(refs)})
 
@@ -189,10 +190,16 @@ def reconcile_catalog(
 
 
 def _flush_alone(task: ThreadTask, refs: Iterable[ThreadRef], mode: FlushMode) -> None:
-    """Queue a flush of each; the sweep does it where the broker is away."""
+    """Queue a flush of each, also where its marker says that one is: that may be the message that is given up here.
+
+    The sweep does it where the broker is away.
+    """
+    hot = task.stores.hot
     for ref in refs:
+        token = fresh_mark()
         try:
-            now(task.enqueuer.request_flush(task.stores.hot, ref, mode))
+            if now(hot.request_flush(ref, mode, token)) in ("enqueue", "coalesced"):
+                now(task.enqueuer.marked_flush(hot, ref, mode, token))
         except ThreadkeepError as error:
             log.warning("a flush could not be queued", extra={"thread_id": str(ref), "error": type(error).__name__})
 

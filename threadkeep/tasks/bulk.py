@@ -17,7 +17,7 @@ from threadkeep.model import FlushMode, StoredObject, ThreadRef, fresh_mark
 from threadkeep.storage.hot_flow import FlushStart
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogRow
-from threadkeep.tasks.flush import ended, flush, read_and_seal, record_flush
+from threadkeep.tasks.flush import ended, flush, nothing_to_archive, read_and_seal, record_flush
 from threadkeep.tasks.hydrate import hydrate
 from threadkeep.tasks.lost_race import PutResult, put_archive
 from threadkeep.tasks.outcome import Outcome
@@ -33,8 +33,8 @@ ROUND: Final = 25
 class BatchingStores(Stores):
     """A worker's stores, whose catalog is told of many threads in one statement.
 
-    That each is still to be told of is written in Redis by the step before, so a worker that dies here owes nothing
-    that the sweep does not know of.
+    That each is still to be told of is written in Redis by the script that settles or restores it, so a worker that
+    dies here owes nothing of these that the sweep does not know of.
     """
 
     def __init__(self, stores: Stores) -> None:
@@ -59,6 +59,8 @@ class BatchingStores(Stores):
             now(self.flow.paid_many([(row.ref, row.stamp) for row in rows]))
         except ThreadkeepError as error:
             log.warning("the catalog will catch up later", extra={"rows": len(rows), "reason": str(error)})
+            for row in rows:
+                self.owe_catalog(row.ref)
 
 
 @dataclass(slots=True)
@@ -86,15 +88,13 @@ def flush_many(stores: Stores, refs: Iterable[ThreadRef], mode: FlushMode, *, ru
         try:
             with _batching(stores) as batching:
                 for ref in _flush_small(batching, some, mode, run, result, unsettled):
-                    outcome = _one(result, ref, lambda ref=ref: flush(batching, ref, mode))  # type: ignore[misc]
-                    if outcome is not None and outcome.outcome == "set_aside":
-                        del unsettled[ref]
+                    _one(result, ref, lambda ref=ref: flush(batching, ref, mode))  # type: ignore[misc]
         finally:
             now(stores.flow.forget_many(list(unsettled), "flush"))
     return result
 
 
-def hydrate_many(stores: Stores, refs: Iterable[ThreadRef], *, run: str = "") -> BulkResult:
+def hydrate_many(stores: Stores, refs: Iterable[ThreadRef], *, run: str = "", at_once: int = AT_ONCE) -> BulkResult:
     """`hydrate` for many threads, some at once; safe to repeat. No thread's failure stops another."""
     result, unique = BulkResult(), list(dict.fromkeys(refs))
 
@@ -108,7 +108,7 @@ def hydrate_many(stores: Stores, refs: Iterable[ThreadRef], *, run: str = "") ->
         _one(result, ref, work)
 
     with _batching(stores) as batching:
-        _at_once(bring, unique)
+        _at_once(bring, unique, most=at_once)
     return result
 
 
@@ -124,6 +124,10 @@ def _flush_small(
     attempts, others = [(ref, fresh_mark()) for ref in refs], list[ThreadRef]()
     ready: list[tuple[ThreadRef, FlushMode, Prepared]] = []
     for (ref, attempt), start in zip(attempts, now(stores.flow.begin_flushes(attempts, mode, run=run)), strict=True):
+        if isinstance(start, FlushStart) and start.status == "set_aside":
+            result.outcomes[nothing_to_archive(stores, ref, start).outcome] += 1
+            del unsettled[ref]  # the deaths that were counted stay
+            continue
         prepared = None if isinstance(start, ThreadkeepError) else _prepared(stores, ref, start, attempt)
         if prepared is None or isinstance(start, ThreadkeepError):
             others.append(ref)
@@ -166,14 +170,13 @@ def _put(stores: Stores, ref: ThreadRef, prepared: Prepared) -> PutResult | None
         return None
 
 
-def _one(result: BulkResult, ref: ThreadRef, work: Callable[[], Outcome]) -> Outcome | None:
+def _one(result: BulkResult, ref: ThreadRef, work: Callable[[], Outcome]) -> None:
     try:
         outcome = work()
     except ThreadkeepError as error:
         result.failed.append((ref, error))
-        return None
-    result.outcomes[outcome.outcome] += 1
-    return outcome
+    else:
+        result.outcomes[outcome.outcome] += 1
 
 
 @contextmanager
@@ -185,11 +188,11 @@ def _batching(stores: Stores) -> Iterator[BatchingStores]:
         batching.tell_all()
 
 
-def _at_once(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+def _at_once(work: Callable[[Any], Any], items: Sequence[Any], *, most: int = AT_ONCE) -> list[Any]:
     """The results of some calls at a time; what stops this thread stops the calls that have not begun."""
-    if len(items) <= 1:
+    if min(len(items), most) <= 1:
         return [work(item) for item in items]
-    pool = ThreadPoolExecutor(min(AT_ONCE, len(items)))
+    pool = ThreadPoolExecutor(min(most, len(items)))
     try:
         called = [pool.submit(copy_context().run, work, item) for item in items]
         return [each.result() for each in called]

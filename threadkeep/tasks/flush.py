@@ -40,7 +40,7 @@ def flush(stores: Stores, ref: ThreadRef, mode: FlushMode, *, run: str = "") -> 
         if start.head is not None:
             note_fallback(stores, ref, start.head)
         if start.status != "go" or start.head is None:
-            return _nothing_to_archive(stores, ref, start)
+            return nothing_to_archive(stores, ref, start)
         mode = start.mode
         prepared = read_and_seal(stores, ref, start, start.head, attempt, whole=whole)
         if prepared is None:
@@ -80,7 +80,8 @@ def read_and_seal(
     return prepared if as_told else None
 
 
-def _nothing_to_archive(stores: Stores, ref: ThreadRef, start: FlushStart) -> Outcome:
+def nothing_to_archive(stores: Stores, ref: ThreadRef, start: FlushStart) -> Outcome:
+    """End a flush that began with nothing to put, or that may not go on."""
     if start.status == "clean" and start.head is not None:
         settled = now(stores.flow.leave(ref, start.head, start.mode))
         return Outcome("unchanged", rev=start.head.rev, residence=settled.status)
