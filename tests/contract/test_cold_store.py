@@ -138,6 +138,19 @@ class TestS3ColdStore(S3Contract):
         else:
             super().test_the_longest_id_has_an_object_of_its_own(store)
 
+    def test_an_upload_that_somebody_else_gives_up_meanwhile_is_given_up(self, store, monkeypatch):
+        client, key = store.bucket.client, store.keys.thread(REF)
+        client.create_multipart_upload(Bucket=store.bucket.name, Key=key)
+        abort = client.abort_multipart_upload
+
+        def twice(**upload):
+            abort(**upload)
+            return abort(**upload)
+
+        monkeypatch.setattr(client, "abort_multipart_upload", twice)
+        assert abort_uploads(store.bucket, key) == 1
+        assert abort_uploads(store.bucket, key) == 0
+
     def test_an_extension_yields_to_who_writes_before_it_is_complete(self, store, extending):
         if not extending:
             assert not store.extends(LARGE)

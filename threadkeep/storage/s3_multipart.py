@@ -137,8 +137,12 @@ def abort_uploads(bucket: S3Bucket, key: str) -> int:
         if not error.reason.startswith(("NotImplemented", "MethodNotAllowed")):
             raise
     for upload in found:
-        with suppress(ObjectMissing), mapped("AbortMultipartUpload", key):
-            bucket.client.abort_multipart_upload(**upload)
+        try:
+            with suppress(ObjectMissing), mapped("AbortMultipartUpload", key):
+                bucket.client.abort_multipart_upload(**upload)
+        except StoreRefused as error:
+            if not error.reason.startswith("NoSuchUpload"):  # who completed it was refused, or came before the erasure
+                raise
     return len(found)
 
 
