@@ -255,6 +255,29 @@ class Died(BaseException):
     pass
 
 
+def test_one_that_takes_too_long_alone_is_the_only_one_that_counts_as_dead(stores, left, monkeypatch):
+    refs = left(400_000, 10, 400_000)
+
+    def takes_too_long(*_, **__):
+        raise Died
+
+    with monkeypatch.context() as patch, suppress(Died):
+        patch.setattr(bulk, "flush", takes_too_long)
+        flush_many(stores, refs, "linger", run="task-1")
+    assert runs_begun(stores, refs) == 1
+    again = stores.flow.begin_flush(refs[0], "a" * 32, "linger", run="task-1")
+    assert now(again).status == "go"
+    assert now(stores.flow.deaths(refs[0], "flush")) == 1
+
+
+def test_a_hydrate_that_fails_has_not_died(stores, stores_for_test, settings, left):
+    refs = left(*[10] * 3)
+    flush_many(stores, refs, "evict")
+    away = stores_for_test(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1", "s3_attempts": 1}))
+    assert hydrate_many(away, refs, run="task-1").to_result() == {"failed": 3}
+    assert runs_begun(stores, refs) == 0
+
+
 def test_a_loss_is_told_to_the_catalog_later_if_it_is_away(stores, left, monkeypatch):
     (ref,) = left(10)
     sweep_rows(stores, ref)

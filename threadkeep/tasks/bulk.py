@@ -88,7 +88,9 @@ def flush_many(stores: Stores, refs: Iterable[ThreadRef], mode: FlushMode, *, ru
         try:
             with _batching(stores) as batching:
                 for ref in _flush_small(batching, some, mode, run, result, unsettled):
+                    del unsettled[ref]  # what stops the task in here counts as this one's death
                     _one(result, ref, lambda ref=ref: flush(batching, ref, mode))  # type: ignore[misc]
+                    unsettled[ref] = None
         finally:
             now(stores.flow.forget_many(list(unsettled), "flush"))
     return result
@@ -100,7 +102,11 @@ def hydrate_many(stores: Stores, refs: Iterable[ThreadRef], *, run: str = "", at
 
     def bring(ref: ThreadRef) -> None:
         def work() -> Outcome:
-            outcome = hydrate(batching, ref, run=run)
+            try:
+                outcome = hydrate(batching, ref, run=run)
+            except ThreadkeepError:
+                now(stores.flow.forget_runs(ref, "hydrate"))
+                raise
             if outcome.outcome not in ("set_aside", "restored", "present"):
                 now(stores.flow.forget_runs(ref, "hydrate"))
             return outcome
