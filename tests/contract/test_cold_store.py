@@ -138,6 +138,13 @@ class TestS3ColdStore(S3Contract):
         else:
             super().test_the_longest_id_has_an_object_of_its_own(store)
 
+    def test_a_late_look_at_a_grave_gives_uploads_up_again(self, store):
+        client, key = store.bucket.client, store.keys.thread(REF)
+        upload = client.create_multipart_upload(Bucket=store.bucket.name, Key=key)["UploadId"]
+        client.upload_part(Bucket=store.bucket.name, Key=key, UploadId=upload, PartNumber=1, Body=b"private")
+        assert store.purge_late(REF, before=10) == 0
+        assert abort_uploads(store.bucket, key) == 0
+
     def test_an_upload_that_somebody_else_gives_up_meanwhile_is_given_up(self, store, monkeypatch):
         client, key = store.bucket.client, store.keys.thread(REF)
         client.create_multipart_upload(Bucket=store.bucket.name, Key=key)

@@ -88,6 +88,14 @@ class S3ColdStore(S3Base):
         abort_uploads(self.bucket, key)
         return self.bucket.purge(key, old, announce)
 
+    def purge_late(self, ref: ThreadRef, *, before: int) -> int:
+        """As the port says, and parts that were on their way while the upload was given up, whose worker then died.
+
+        A successor's flush, if one is under way, begins again.
+        """
+        abort_uploads(self.bucket, self.keys.thread(ref))
+        return super().purge_late(ref, before=before)
+
     def scan(
         self, namespace: str | None = None, *, after: ThreadRef | None = None
     ) -> Iterator[tuple[ThreadRef, StoredObject]]:
