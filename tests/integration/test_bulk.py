@@ -1,6 +1,7 @@
 """Many threads in one task: each ends as it would alone, and none stands in another's way."""
 
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -299,3 +300,17 @@ def test_a_loss_is_told_to_the_catalog_later_if_it_is_away(stores, left, monkeyp
 def sweep_rows(stores, ref):
     head = now(stores.hot.look(ref)).head
     stores.catalog.record([head_row(ref, head, "hot", now(stores.hot.clock(ref)) // 1000, 0)])
+
+
+def test_no_right_is_needed_but_that_to_run_scripts(stores, stores_for_test, settings, left):
+    refs = left(*[10] * 3)
+    run = stores.hot.link.run
+    now(run("ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-script"))
+    now(run("SCRIPT", "FLUSH"))
+    url = urlsplit(settings.redis_url)
+    plain = url._replace(netloc=f"plain:secret@{url.hostname}:{url.port}").geturl()
+    limited = stores_for_test(settings.model_copy(update={"redis_url": plain}))
+    counts = sweep(limited, Enqueuer(make_app(settings, publisher=True)), force=True)
+    assert (counts.hot, counts.flushes) == (3, 3)
+    assert flush_many(limited, refs, "evict").to_result() == {"archived": 3}
+    now(run("ACL", "DELUSER", "plain"))

@@ -173,7 +173,7 @@ class SyncLink:
             with self._connected().commands.pipeline(transaction=False) as pipe:
                 for command in _loaded(name, calls):
                     pipe.execute_command(*command)
-                return _each_mapped(pipe.execute(raise_on_error=False)[1:], name)
+                return _each_mapped(pipe.execute(raise_on_error=False), name)
         except FAILURES as error:
             raise mapped(error, name) from error
 
@@ -263,7 +263,7 @@ class AsyncLink:
             async with self._connected().commands.pipeline(transaction=False) as pipe:
                 for command in _loaded(name, calls):
                     pipe.execute_command(*command)
-                return _each_mapped((await pipe.execute(raise_on_error=False))[1:], name)
+                return _each_mapped(await pipe.execute(raise_on_error=False), name)
         except FAILURES as error:
             raise mapped(error, name) from error
 
@@ -340,11 +340,11 @@ def _connect(settings: Settings, kit: Any, retry: Any) -> _Clients:
 
 
 def _loaded(name: str, calls: Sequence[Call]) -> Iterator[Command]:
-    """A script's text, which a server that was restarted has forgotten, and then the calls."""
+    """The calls, the first with the script's text, which a server that was restarted has forgotten."""
     body = script(name)
-    yield "SCRIPT LOAD", body.text
-    for keys, args in calls:
-        yield "EVALSHA", body.sha, len(keys), *keys, *args
+    for number, (keys, args) in enumerate(calls):
+        told = ("EVALSHA", body.sha) if number else ("EVAL", body.text)
+        yield *told, len(keys), *keys, *args
 
 
 def _each_mapped(replies: Sequence[Any], operation: str) -> list[Any]:
