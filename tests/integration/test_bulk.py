@@ -302,6 +302,20 @@ def sweep_rows(stores, ref):
     stores.catalog.record([head_row(ref, head, "hot", now(stores.hot.clock(ref)) // 1000, 0)])
 
 
+def test_a_sweep_holds_only_so_many_states_at_a_time(stores, stores_for_test, settings, left, monkeypatch):
+    refs = left(*[10] * 20)
+    vast = stores_for_test(settings.model_copy(update={"max_state_bytes": 4 * 1024 * 1024}))
+    lapse_many, sizes = vast.flow.lapse_many, []
+
+    def noting(some):
+        sizes.append(len(some))
+        return lapse_many(some)
+
+    monkeypatch.setattr(vast.flow, "lapse_many", noting)
+    assert sweep(vast, Enqueuer(make_app(settings, publisher=True)), force=True).flushes == len(refs)
+    assert sizes == [8, 8, 4]
+
+
 def test_no_right_is_needed_but_that_to_run_scripts(stores, stores_for_test, settings, left):
     refs = left(*[10] * 3)
     run = stores.hot.link.run

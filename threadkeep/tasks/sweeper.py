@@ -19,7 +19,9 @@ from threadkeep.tasks.stores import Stores, archived_row, head_row, log
 
 ROWS_AT_ONCE: Final = 500
 MEMBERS_AT_ONCE: Final = 200
-"""Threads that are looked at in one round trip."""
+"""Threads that are looked at in one round trip, at most."""
+STATES_AT_ONCE: Final = 32 * 1024 * 1024
+"""Bytes that their states may have together."""
 
 Due = Literal["none", "flush", "checkpoint"]
 
@@ -113,7 +115,8 @@ def sweep(stores: Stores, enqueuer: Enqueuer, *, force: bool = False) -> SweepCo
     aside = {(kind, ref) for kind, ref, _ in _set_aside(stores)}
     counts.set_aside = sum(kind == "flush" for kind, _ in aside)
     batch, members = _Batch(stores, counts), _index(stores)
-    while some := list(islice(members, MEMBERS_AT_ONCE)):
+    at_once = max(1, min(MEMBERS_AT_ONCE, STATES_AT_ONCE // stores.settings.max_state_bytes))
+    while some := list(islice(members, at_once)):
         wanted: dict[Due, list[ThreadRef]] = {"flush": [], "checkpoint": []}
         for ref, found in zip(some, now(stores.flow.lapse_many(some)), strict=True):
             if isinstance(found, ThreadkeepError):  # its head is damaged; the others are none the worse for it
