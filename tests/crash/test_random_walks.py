@@ -32,7 +32,7 @@ TIME = (
 stopped = st.tuples(st.integers(1, 10), st.sampled_from([*DEATHS, *ERRORS]))
 faults = st.one_of(st.none(), stopped, stopped)
 pairs = st.tuples(st.sampled_from(ALL), st.sampled_from(WORKER))
-turns = st.lists(st.integers(0, 1), max_size=30)
+turns = st.tuples(st.integers(0, 1), st.lists(st.integers(1, 12), max_size=5))
 lives = st.tuples(*2 * [st.none() | st.integers(0, 12)])
 
 
@@ -105,7 +105,7 @@ def walking(valkey_server, catalog_server, seaweed_server):
 
 def test_after_any_walk_all_is_right(walking, record_property):
     started, walk = time.monotonic(), walking.walk
-    walks, length, seconds = (50, 40, 600) if PROVE else (30, 25, 0)
+    walks, length, seconds = (20, 40, 600) if PROVE else (30, 25, 0)
     while not walk.walks or time.monotonic() - started < seconds:
         walked = tuned(
             max_examples=walks,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 from tests.crash.actors import END_LEASE, EVICT_ONE, EXPIRE, PARTS, asks, opened, says
@@ -126,9 +127,9 @@ class Walk(World):
         now[what]()
 
     def meet(
-        self, names: Sequence[str], turns: Sequence[int], lives: Sequence[int | None], *, lease_ends: bool
+        self, names: Sequence[str], turns: tuple[int, Sequence[int]], lives: Sequence[int | None], *, lease_ends: bool
     ) -> None:
-        """Two come at once and take turns; each dies behind so many steps, if behind any."""
+        """Two come at once; one begins, and they take turns of so many steps; each dies behind so many, if at all."""
         self._end_lease(lease_ends)
         messages = [self._message(name) if name in WORKER else None for name in names]
         self._meeting = [
@@ -367,10 +368,12 @@ class _Watched(Work):
 
 
 class _Turns:
-    """Takes the turns that are listed, then whoever is left; an actor whose steps are used up has none any more."""
+    """Gives each of two a number of steps in turn, then goes on with whoever is left; whose life is over has none."""
 
-    def __init__(self, turns: Sequence[int], lives: Sequence[int | None]) -> None:
-        self._turns, self._lives = iter(turns), dict(enumerate(lives))
+    def __init__(self, turns: tuple[int, Sequence[int]], lives: Sequence[int | None]) -> None:
+        first, lengths = turns
+        self._turns = chain.from_iterable([(first + at) % 2] * length for at, length in enumerate(lengths))
+        self._lives = dict(enumerate(lives))
 
     def __call__(self, waiting: Waiting) -> int | None:
         alive = [actor for actor in waiting if self._lives[actor] != 0]
