@@ -23,11 +23,11 @@ from threadkeep.errors import (
 )
 from threadkeep.model import fresh_mark
 from threadkeep.storage.hot_keys import graves_key
-from threadkeep.testing.faults import Moment, ProcessDied, Step, Work, unwatched
+from threadkeep.testing.faults import Kind, Moment, ProcessDied, Step, Work, unwatched
 from threadkeep.testing.schedule import Actor, Waiting, play
 
-Fault = tuple[int, Moment]
-"""The step at which something is stopped, and how."""
+Fault = tuple[tuple[Kind, int], Moment]
+"""The step at which something is stopped, as which of its kind, and how."""
 
 NEVER = (ArchiveCorrupt, HotTierLost, HydrateFailed, HydrateTimeout, MessageConflict)
 """What nobody may be told here: nothing is damaged, and Redis loses nothing."""
@@ -150,8 +150,7 @@ class Walk(World):
     def _do(self, me: Me, what: Callable[[], Any], fault: Fault | None) -> bool:
         """Whether it came to its end, good or bad, without being stopped."""
         me.disturbed, self._cast = fault is not None, [me]
-        stop_at, moment = fault or (None, "before")
-        work = _Watched(lambda step: self.stepped(0, step), stop_at=stop_at, moment=moment, idle=self._helped)
+        work = _Watched(lambda step: self.stepped(0, step), fault, idle=self._helped)
         error: ThreadkeepError | None = None
         with work, suppress(ProcessDied):
             try:
@@ -352,10 +351,19 @@ class _Watched(Work):
         wrong: What was found wrong; it ended the work, before any of its own code could take it for a store's error.
     """
 
-    def __init__(self, look: Callable[[Step], None], **how: Any) -> None:
-        super().__init__(**how)
-        self._look = look
+    def __init__(
+        self, look: Callable[[Step], None], fault: Fault | None = None, *, idle: Callable[[], bool] | None = None
+    ) -> None:
+        super().__init__(idle=idle)
+        self._look, self._fault = look, fault
         self.wrong: Exception | None = None
+
+    def before(self, kind: Kind, name: str) -> Step:
+        if self._fault is not None:
+            place, moment = self._fault
+            nth = 1 + sum(step.kind == kind for step in self.steps)
+            self._stop = (len(self.steps) + 1 if place == (kind, nth) else None, moment)
+        return super().before(kind, name)
 
     def after(self, step: Step) -> None:
         try:
