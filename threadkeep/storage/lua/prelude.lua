@@ -112,11 +112,27 @@ local function stay()
   redis.call('ZADD', INDEX, NOW_MS, MEMBER)
 end
 
--- Clean and unleased: a copy that may vanish, but only as a whole and not before those who wait for it can arrive.
+-- An earlier version kept what is owed without its time.
+local function date_debts()
+  if redis.call('TYPE', OWED).ok ~= 'set' then return end
+  local members = redis.call('SMEMBERS', OWED)
+  redis.call('UNLINK', OWED)
+  for _, member in ipairs(members) do redis.call('ZADD', OWED, int(NOW), member) end
+end
+
+-- The catalog is still to be told of what is so from now on; whoever has told it takes the thread out again, or the
+-- sweep tells it.
+local function owe()
+  date_debts()
+  redis.call('ZADD', OWED, int(NOW), MEMBER)
+end
+
+-- Clean and unleased: a copy that may vanish, but only as a whole and not before those who wait for it can arrive. Once
+-- it has left the index no sweep sees that it is hot no more, so the catalog is owed that.
 local function fade(h, linger)
   local ms = math.max(linger, h.keep_until - NOW_MS)
   for _, key in ipairs(PARTS) do redis.call('PEXPIRE', key, int(ms)) end
-  redis.call('ZREM', INDEX, MEMBER)
+  if redis.call('ZREM', INDEX, MEMBER) == 1 then owe() end
   return NOW_MS + ms
 end
 
@@ -173,21 +189,6 @@ local function lists(h, attempt)
     if found == attempt then return true end
   end
   return false
-end
-
--- An earlier version kept what is owed without its time.
-local function date_debts()
-  if redis.call('TYPE', OWED).ok ~= 'set' then return end
-  local members = redis.call('SMEMBERS', OWED)
-  redis.call('UNLINK', OWED)
-  for _, member in ipairs(members) do redis.call('ZADD', OWED, int(NOW), member) end
-end
-
--- The catalog is still to be told of what is so from now on; whoever has told it takes the thread out again, or the
--- sweep tells it.
-local function owe()
-  date_debts()
-  redis.call('ZADD', OWED, int(NOW), MEMBER)
 end
 
 -- Leave Redis, or stay as a cached copy: only what the archive holds, and what nobody writes, may go.
