@@ -85,9 +85,9 @@ class WithCatalog:
         if contents is None:
             raise AssertionError("the thread is not in Redis")
         self._known = {contents.ids[at : at + 16] for at in range(0, len(contents.ids), 16)}
-        return self._records(contents)
+        return self.records(contents)
 
-    def _records(self, contents: Contents) -> list[bytes]:
+    def records(self, contents: Contents) -> list[bytes]:
         return records_of(contents, self._ref, limits=self._limits)
 
     def parse(self, stored: list[bytes]) -> list[Message]:
