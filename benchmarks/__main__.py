@@ -85,7 +85,7 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 QUICK: dict[str, Any] = {"sizes": (20, 200), "rounds": 3, "peer_rounds": 1, "scale": 0.05}
-FULL: dict[str, Any] = {"sizes": tuple(corpus.SIZES), "rounds": 7, "peer_rounds": 3, "scale": 1.0}
+FULL: dict[str, Any] = {"sizes": tuple(corpus.SIZES), "rounds": 5, "peer_rounds": 3, "scale": 1.0}
 
 
 def _names(text: str) -> list[str]:

@@ -9,8 +9,7 @@ from threadkeep.tasks.adoption import make_app
 
 settings = Settings.load()
 app = make_app(settings)
-app.conf.result_backend = settings.broker_url
-app.conf.result_expires = 600
+app.conf.update(result_backend=settings.broker_url, result_expires=600)
 
 
 @app.task(name="bench.noop", ignore_result=False)

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,7 +103,7 @@ def read(path: Path) -> Corpus:
     return Corpus(messages[:count], messages[count:])
 
 
-def _reading(chance: random.Random) -> Iterator[Any]:
+def _reading(chance: random.Random) -> Generator[Any, int | None, None]:
     """Where to read next: a path, a line, a docstring of the file and what is left of it; is told how much was read."""
     while True:
         for path in chance.sample(_sources(), len(_sources())):
@@ -111,7 +111,7 @@ def _reading(chance: random.Random) -> Iterator[Any]:
             docstrings = [" ".join(found.split()) for found in _DOCSTRING.findall(text)] or [text[:200]]
             at, line = 0, 1
             while at < len(text):
-                taken = yield (_shown(path), line, docstrings[line % len(docstrings)], text[at:])
+                taken = (yield (_shown(path), line, docstrings[line % len(docstrings)], text[at:])) or 0
                 line += text.count("\n", at, at + taken)
                 at += taken
                 yield

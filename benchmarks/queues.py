@@ -166,14 +166,13 @@ def _shares(values: list[float]) -> dict[str, float]:
 
 def _length(settings: Settings, queue: str) -> int:
     with redis.Redis.from_url(settings.broker_url) as broker:
-        return int(broker.llen(f"{settings.broker_prefix}{queue}"))  # type: ignore[arg-type]
+        return int(broker.llen(f"{settings.broker_prefix}{queue}"))
 
 
 def _client_app(bench: Bench) -> Celery:
     settings = bench.servers.place.settings()
     app = make_app(settings, publisher=True)
-    app.conf.task_ignore_result = False
-    app.conf.result_backend = settings.broker_url
+    app.conf.update(result_backend=settings.broker_url, task_ignore_result=False)
     return app
 
 

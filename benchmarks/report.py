@@ -1,6 +1,7 @@
 """What the samples say: targets, met or not, and tables."""
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from benchmarks.contenders import OURS, PEERS, PHASES
@@ -90,7 +91,7 @@ def _footprint(samples: Sequence[Sample]) -> Iterator[Target]:
             yield _at_most("Redis bytes, hydrated", "seeds' layout", size, 0.35, ratios)
     for size in _sizes(samples, "resume"):
         for key, when in (("object_before", "as first put away"), ("object_after", "after one more session")):
-            ratios = _ratios(samples, "resume", size, "threadkeep", "seeds", lambda each, key=key: each[key])
+            ratios = _ratios(samples, "resume", size, "threadkeep", "seeds", itemgetter(key))
             if ratios and size >= 200:
                 yield _at_most(f"object bytes, {when}", "gzip-6 JSON", size, 0.85, ratios)
 

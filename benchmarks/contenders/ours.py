@@ -79,7 +79,7 @@ class WithCatalog:
             raise AssertionError("the lease was not given")
         self._count, self._rev = self._head.count, self._head.rev
 
-    def read(self) -> list[bytes]:
+    def read(self) -> Any:
         self.lease()
         contents = now(self.stores.hot.read(self._ref, with_ids=True))
         if contents is None:
@@ -190,9 +190,8 @@ class WholeSession(WithCatalog):
     def hydrate(self, thread: str) -> None:
         self._session = self._keep.open(thread)
 
-    def read(self) -> list[Message]:
-        messages: list[Message] = self._session.messages
-        return messages
+    def read(self) -> Any:
+        return self._session.messages
 
     def parse(self, stored: Any) -> list[Message]:
         return list(stored)

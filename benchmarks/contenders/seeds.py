@@ -6,6 +6,7 @@ last; a flush reads all, writes all and deletes all. An append is one script.
 
 import gzip
 import json
+from typing import Any
 
 import redis
 
@@ -26,7 +27,7 @@ return 1
 
 class Seeds:
     def __init__(self, place: Place) -> None:
-        self._redis = redis.Redis.from_url(place.redis_url)
+        self._redis: Any = redis.Redis.from_url(place.redis_url)
         self._append = self._redis.register_script(APPEND)
         self._objects = open_objects(place)
         self._thread = ""

@@ -42,7 +42,7 @@ class InS3:
 
     def append(self, messages: list[Message]) -> None:
         for message in messages:
-            stored = SessionMessage.from_message(message, self._next)  # type: ignore[arg-type]
+            stored = SessionMessage.from_message(message, self._next)
             self._manager.create_message(self._manager.session_id, AGENT, stored)
             self._next += 1
 
