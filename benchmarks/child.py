@@ -37,6 +37,7 @@ def cycle(job: Job) -> dict[str, Any]:
     print("placed", flush=True)
     before = who.object_bytes(names[0])
     cycles = [_timed(who, name, text) for name in names]
+    print("cycled", flush=True)
     for name in names:
         _same(who.contents(name), [*text.messages, *text.more], f"{job['contender']}: what was put away")
     sizes = {"object_before": before, "object_after": who.object_bytes(names[0])}

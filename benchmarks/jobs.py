@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from signal import SIGKILL
+from threading import Timer
 from typing import Any
 
 from threadkeep.local.process import python_environment
@@ -11,37 +14,52 @@ from threadkeep.local.process import python_environment
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No result: too slow, or wrong.
-
-    Attributes:
-        reason: One line.
-        slow: It was under way, and was stopped.
-    """
+    """No result: too slow, or wrong. The reason is one line."""
 
     reason: str
-    slow: bool = False
 
 
-def run(job: dict[str, Any], *, seconds: float = 300.0) -> dict[str, Any] | Failed:
-    """The result of `benchmarks.child`, which is started anew for this job alone."""
-    command = [sys.executable, "-m", "benchmarks.child"]
+def run(job: dict[str, Any], *, seconds: float = 600.0, placing: float = 300.0) -> dict[str, Any] | Failed:
+    """The result of `benchmarks.child`, which is started anew for this job alone.
+
+    Args:
+        job: What it is to do.
+        seconds: How long that may take once threads are in place.
+        placing: How long putting them there may take.
+    """
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "benchmarks.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=python_environment(),
     )
-    try:
-        output, errors = process.communicate(json.dumps(job), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, errors = process.communicate()
-        return Failed(f"> {seconds:g} s" if "placed" in output else f"not placed within {seconds:g} s", slow=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process, ThreadPoolExecutor(1) as pool:
+        errors = pool.submit(process.stderr.read)
+        process.stdin.write(json.dumps(job))
+        process.stdin.close()
+        last, limit, stopping = "", placing, Timer(placing, process.kill)
+        stopping.start()
+        for line in process.stdout:
+            last = line.strip()
+            stopping.cancel()
+            limit = seconds if last == "placed" else placing
+            stopping = Timer(limit, process.kill)
+            stopping.start()
+        stopping.cancel()
+        process.wait()
+        said = errors.result().strip().splitlines()
+    if process.returncode == -SIGKILL:
+        return Failed(
+            f"> {limit:g} s" if last == "placed" else f"{'not checked' if last else 'not placed'} in {limit:g} s"
+        )
     if process.returncode:
-        return Failed((errors.strip().splitlines() or ["no reason given"])[-1][:300])
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return Failed((said or ["no reason given"])[-1][:300])
+    result: dict[str, Any] = json.loads(last)
     return result
 
 

@@ -15,6 +15,7 @@ def test_a_corpus_is_the_same_each_time_and_as_large_as_it_says(count):
     made = corpus.make(count)
     assert made.sha256 == corpus.make(count).sha256
     assert (len(made.messages), len(made.more)) == (count, corpus.NEW)
+    assert made.more[3] not in made.messages  # what its tool gave
     assert abs(made.bytes - corpus.SIZES[count]) < 0.05 * corpus.SIZES[count]
 
 
