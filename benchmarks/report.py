@@ -1,6 +1,7 @@
 """What the samples say: targets, met or not, and tables."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -14,6 +15,11 @@ RESUME_AT_LEAST: Final = {20: 5.0, 200: 5.0, 2_000: 12.0, 20_000: 15.0}
 SERVERS: Final = (
     "Servers are those of the embedded stack, with S3 from `benchmarks.sink`. Redis syncs its file each second; "
     "PostgreSQL does not sync at all, which favours those who commit to it."
+)
+PUT_AWAY: Final = (
+    "Only Threadkeep and the seeds put a thread away. `RedisSession` leaves it in Redis for good, `SQLAlchemySession` "
+    "and `PostgresSaver` in Postgres (the latter a whole copy with each step), `S3SessionManager` has an object "
+    "for each message; they have nothing to flush. `threadkeep session` runs the tasks in the same process."
 )
 STORAGE: Final = ("hydrate", "read", "append", "flush")
 """Phases of the storage layer: what is read are records, which nobody has parsed yet."""
@@ -200,6 +206,8 @@ def markdown(results: dict[str, Any]) -> str:
         *results["notes"],
         _section("Targets", _targets_table(results["targets"])),
         _section("Resume cycle, milliseconds", _resume_table(samples)),
+        PUT_AWAY if _of(samples, "resume") else "",
+        _section("The seeds' resume cycle in ours, storage layer, by round", _ratio_table(samples)),
         _section("Phases of the resume cycle, milliseconds of wall clock / of CPU", _phase_table(samples)),
         _section("Where S3 takes its time: resume cycle, milliseconds", _latency_table(samples)),
         _section("A flush of a thread that lingers, milliseconds of CPU", _flush_table(samples)),
@@ -236,6 +244,19 @@ def _resume_table(samples: Sequence[Sample]) -> list[list[str]]:
         found = {size: _of(samples, "resume", contender=name, size=size) for size in sizes}
         if any(found.values()):
             rows.append([name, *(_resume_cell(found[size]) for size in sizes)])
+    return rows
+
+
+def _ratio_table(samples: Sequence[Sample]) -> list[list[str]]:
+    rows = [["messages", "wall clock", "CPU of the client", "wall clock, with our catalog"]]
+    for size in _sizes(samples, "resume"):
+        kinds = (("threadkeep", "wall"), ("threadkeep", "cpu"), ("threadkeep + catalog", "wall"))
+        found = [
+            _ratios(samples, "resume", size, "seeds", ours, partial(total, phases=STORAGE, what=what))
+            for ours, what in kinds
+        ]
+        if all(found):
+            rows.append([f"{size:,}", *(Spread.of(ratios).shown("{:.2f}×") for ratios in found)])
     return rows
 
 
