@@ -78,7 +78,7 @@ class Walk(World):
         self._stored, self._asides = self.sight.stored(self.ref), self.sight.asides(self.ref)
         self._leave_off()
         self.put_in_place(start)
-        self.life, self._marked, self._erased = start.life, False, []
+        self.life, self._marked, self._leased, self._erased = start.life, False, False, []
         self._number, self._unsure, self._buried = 0, None, 0
         self._died, self._done, self._erasers = [], [], {}
         self.walks += 1
@@ -125,6 +125,7 @@ class Walk(World):
             "a part is evicted": lambda: self._ask(EVICT_ONE),
         }
         now[what]()
+        self._leased = self.sight.hot(self.ref).leased
 
     def meet(
         self, names: Sequence[str], turns: tuple[int, Sequence[int]], lives: Sequence[int | None], *, lease_ends: bool
@@ -339,6 +340,7 @@ class Walk(World):
     def _end_lease(self, whether: bool) -> None:
         if whether and not self.is_open:
             self._ask(END_LEASE)
+            self._leased = False
 
     def _ask(self, script: str) -> None:
         asks(script)(Me(self, "time"))
