@@ -141,7 +141,7 @@ class WithCatalog:
         if found is None or (head is not None and (head.archived < head.rev or not self.may_linger)):
             raise AssertionError("the thread was not put away")
         frames = read_frames(found[1], where=thread, limits=self._limits)
-        return [Entry.from_record(record).body for frame in frames for record in frame.records()]
+        return [Entry.from_record(record).body for frame in frames for record in frame.records]
 
     def object_bytes(self, thread: str) -> int:
         stored = self.stores.cold.head(ThreadRef.of(thread))

@@ -167,7 +167,7 @@ class Plant:
         contents = now(self.stores.hot.read(ref))
         if contents is not None:
             frames = list(read_frames(contents.base, where="base", limits=ReadLimits(10**9))) if contents.base else []
-            return [*(record for frame in frames for record in frame.records()), *contents.tail], contents.head.state
+            return [*(record for frame in frames for record in frame.records), *contents.tail], contents.head.state
         found = self.archived(ref)
         return found and found[1:]
 
@@ -183,7 +183,7 @@ class Plant:
         assert found[0].meta is not None
         assert found[0].meta.rev == frames[-1].seal.rev
         seal = frames[-1].seal
-        return seal.rev, [record for frame in frames for record in frame.records()], seal.state
+        return seal.rev, [record for frame in frames for record in frame.records], seal.state
 
     def messages(self, ref: ThreadRef) -> list[Any] | None:
         """What a reader gets, without a lease; None if there is no such thread."""

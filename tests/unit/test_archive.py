@@ -64,7 +64,7 @@ def test_any_json_reads_back_from_frames_put_behind_each_other(first, second):
     base = sealed([entry.to_record() for entry in first])
     tail = sealed([entry.to_record() for entry in second], base=base)
     read = frames(base.body + tail.body)
-    back = [Entry.from_record(record) for frame in read for record in frame.records()]
+    back = [Entry.from_record(record) for frame in read for record in frame.records]
     assert back == [*first, *second]
     assert read[-1].seal.count == len(back)
     hashes = b"".join(record_hashes(frame, where="key") for frame in read)
