@@ -34,8 +34,8 @@ CREDENTIALS: Final = (
 )
 _RIGHTS: Final = (
     "Allow these credentials s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject (for erasing also "
-    "s3:ListBucketVersions and s3:DeleteObjectVersion) on THREADKEEP_S3_BUCKET; without s3:ListBucket "
-    "a missing object is answered 403."
+    "s3:ListBucketVersions, s3:DeleteObjectVersion, s3:ListBucketMultipartUploads and s3:AbortMultipartUpload) on "
+    "THREADKEEP_S3_BUCKET; without s3:ListBucket a missing object is answered 403."
 )
 _REGION: Final = "Set THREADKEEP_S3_REGION to the bucket's own region."
 _REMEDIES: Final = {
