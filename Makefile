@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-core test-brokers check prove chaos scale clean
+.PHONY: help demo test test-core test-brokers check prove chaos scale bench bench-quick clean
 
 # The newest that is installed, unless one is named: make test PYTHON=python3.12
 PYTHON ?= python3.14 python3.13 python3.12 python3.11 python3
@@ -14,6 +14,7 @@ MINUTES ?= 3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 CORE := .venv-core/.installed
+BENCH := .venv-bench/.installed
 LOCAL := .venv/.installed-local
 DEV := .venv/.installed-dev
 TESTS = $(BIN)/pytest -m "not brokers" --ignore tests/core -n $(JOBS) --dist loadgroup
@@ -50,8 +51,14 @@ chaos: $(DEV)  ## Kill workers, servers and connections under load, and check wh
 scale: $(DEV)  ## Drain one queue of flushes with one worker process, then with three, and show the rates
 	PYTHONPATH=. $(BIN)/python benchmarks/scaling.py
 
+bench: $(BENCH)  ## Measure against the seeds, other packages and the targets, and write docs/performance: half an hour
+	.venv-bench/bin/python -m benchmarks --out docs/performance
+
+bench-quick: $(BENCH)  ## The same with 20 and 200 messages and few rounds, into build/bench: a few minutes
+	.venv-bench/bin/python -m benchmarks --quick --out build/bench
+
 clean:  ## Remove the virtualenv, caches and builds; data of `threadkeep up` stays
-	rm -rf .venv .venv-core build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-core .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(LOCAL): pyproject.toml constraints.txt | $(BIN)/python
@@ -68,6 +75,13 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Threadkeep without any provider's SDK into .venv-core ..."
 	@$(BIN)/python -m venv --clear .venv-core
 	@.venv-core/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -e ".[local]" pytest pytest-timeout
+	@touch $@
+
+$(BENCH): pyproject.toml constraints.txt benchmarks/peers.txt
+	@echo "Installing Threadkeep and the packages that it is measured against into .venv-bench ..."
+	@sh .ci/make-venv .venv-bench $(PYTHON)
+	@.venv-bench/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -e ".[local]"
+	@.venv-bench/bin/python -m pip --disable-pip-version-check -qq install -r benchmarks/peers.txt
 	@touch $@
 
 $(BIN)/python:

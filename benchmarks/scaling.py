@@ -110,7 +110,7 @@ def archived(stack: Stack, thread_id: str) -> list[object]:
     if found is None:
         return []
     frames = read_frames(found[1], where=thread_id, limits=ReadLimits(10**8))
-    return [Entry.from_record(record).body for frame in frames for record in frame.records()]
+    return [Entry.from_record(record).body for frame in frames for record in frame.records]
 
 
 STORES: dict[str, Stores] = {}

@@ -138,7 +138,7 @@ def _archived(stores: Stores, ref: ThreadRef, entries: list[Entry]) -> Iterator[
     seal, meta = frames[-1].seal, found[0].meta
     if meta is None or (seal.ref, seal.rev, seal.chain) != (ref, meta.rev, meta.chain):
         yield Violation(str(ref), "its archive's metadata does not belong to its content", time.time())
-    stored = [Entry.from_record(record) for frame in frames for record in frame.records()]
+    stored = [Entry.from_record(record) for frame in frames for record in frame.records]
     if [entry.id for entry in stored] != [entry.id for entry in entries]:
         yield Violation(str(ref), "its archive holds other messages than a session sees", time.time())
     if damaged := [entry.id for entry in stored if entry.body != body_of(entry.id)]:

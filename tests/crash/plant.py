@@ -35,6 +35,16 @@ class Seen:
     tombstone: bool
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A message that a worker has."""
+
+    id: str
+    task: str
+    ref: ThreadRef | None
+    named: dict[str, Any]
+
+
 class Plant:
     """A `Threadkeep` and the workers behind it. Messages go through the real broker and are taken one by one."""
 
@@ -77,13 +87,23 @@ class Plant:
         return sum(1 for _ in self._messages())
 
     def _messages(self) -> Iterator[str]:
-        while found := next((found for queue in self._queues if (found := queue.get())), None):
-            _, named, _ = found.payload
-            name = found.headers["task"].removeprefix("threadkeep.")
-            about = ThreadRef(named.pop("namespace"), named.pop("thread_id")) if "thread_id" in named else None
-            self.run(name, about, id=found.headers["id"], **named)
-            found.ack()
-            yield name
+        while taken := self.take():
+            self.work_on(taken)
+            yield taken.task
+
+    def take(self) -> Taken | None:
+        """The next message, which is not queued any more; None if there is none."""
+        found = next((found for queue in self._queues if (found := queue.get())), None)
+        if found is None:
+            return None
+        found.ack()
+        _, named, _ = found.payload
+        about = ThreadRef(named.pop("namespace"), named.pop("thread_id")) if "thread_id" in named else None
+        return Taken(found.headers["id"], found.headers["task"].removeprefix("threadkeep."), about, named)
+
+    def work_on(self, taken: Taken) -> None:
+        """Run a task as a worker does to which the broker gives a message, for the first time or not."""
+        self.run(taken.task, taken.ref, id=taken.id, **taken.named)
 
     def lose_messages(self) -> None:
         """As a broker that lost its memory."""
@@ -147,7 +167,7 @@ class Plant:
         contents = now(self.stores.hot.read(ref))
         if contents is not None:
             frames = list(read_frames(contents.base, where="base", limits=ReadLimits(10**9))) if contents.base else []
-            return [*(record for frame in frames for record in frame.records()), *contents.tail], contents.head.state
+            return [*(record for frame in frames for record in frame.records), *contents.tail], contents.head.state
         found = self.archived(ref)
         return found and found[1:]
 
@@ -163,7 +183,7 @@ class Plant:
         assert found[0].meta is not None
         assert found[0].meta.rev == frames[-1].seal.rev
         seal = frames[-1].seal
-        return seal.rev, [record for frame in frames for record in frame.records()], seal.state
+        return seal.rev, [record for frame in frames for record in frame.records], seal.state
 
     def messages(self, ref: ThreadRef) -> list[Any] | None:
         """What a reader gets, without a lease; None if there is no such thread."""

@@ -143,7 +143,7 @@ def understood(found: tuple[StoredObject, bytes] | None) -> Stored | None:
 def said(frames: bytes, log: Sequence[bytes] = ()) -> tuple[str, ...]:
     """The texts of the messages of some frames, and of records behind them."""
     read = read_frames(frames, where="here", limits=ReadLimits(10**9)) if frames else ()
-    records = [*(record for frame in read for record in frame.records()), *log]
+    records = [*(record for frame in read for record in frame.records), *log]
     return tuple(Entry.from_record(record).body["content"] for record in records)
 
 

@@ -45,7 +45,7 @@ def check(body: bytes) -> bool:
 
 
 def _comes_back(body: bytes, frames: list[Frame], hashes: bytes) -> None:
-    seal, records = frames[-1].seal, [record for frame in frames for record in frame.records()]
+    seal, records = frames[-1].seal, [record for frame in frames for record in frame.records]
     entries = entries_of(_contents(body, frames), REF, limits=LIMITS)
     assert hashes == hashes_of(entries)
     for entry, record in zip(entries, records, strict=True):
@@ -55,7 +55,7 @@ def _comes_back(body: bytes, frames: list[Frame], hashes: bytes) -> None:
     first_parts(_contents(body, frames), len(records) // 2, limits=LIMITS)
     fresh = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN, level=1)
     (*_, last) = back = list(read_frames(fresh.body, where="key", limits=LIMITS))
-    assert [record for frame in back for record in frame.records()] == records
+    assert [record for frame in back for record in frame.records] == records
     assert _told(last.seal) == _told(seal)
 
 

@@ -71,7 +71,7 @@ def an_archive(ref: ThreadRef, *, frames: int = 3) -> tuple[StoredObject, bytes]
 def content(body: bytes) -> tuple[list[bytes], Seal]:
     """The records and the last seal."""
     frames = list(read_frames(body, where="", limits=LIMITS))
-    return [record for frame in frames for record in frame.records()], frames[-1].seal
+    return [record for frame in frames for record in frame.records], frames[-1].seal
 
 
 def frame_ends(body: bytes) -> list[int]:

@@ -30,7 +30,7 @@ def ref(session):
 def archived(stores, ref):
     stored, body = stores.cold.get(ref)
     return [
-        record for frame in read_frames(body, where=stored.key, limits=ReadLimits(10**9)) for record in frame.records()
+        record for frame in read_frames(body, where=stored.key, limits=ReadLimits(10**9)) for record in frame.records
     ]
 
 

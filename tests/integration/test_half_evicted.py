@@ -578,4 +578,4 @@ def delete(stores: Stores, thread_id: str, *parts: str) -> None:
 def archived_in(stores: Stores, ref: ThreadRef) -> list[Any]:
     stored, body = stores.cold.get(ref)
     frames = read_frames(body, where=stored.key, limits=ReadLimits(10**9))
-    return [Entry.from_record(record).body for frame in frames for record in frame.records()]
+    return [Entry.from_record(record).body for frame in frames for record in frame.records]

@@ -435,3 +435,37 @@ def test_a_thread_that_was_flushed_while_it_was_open_is_cold_in_the_catalog_once
         assert stores.catalog.get(ref).stat.tier == "hot"
     swept()
     assert stores.catalog.get(ref).stat.tier == "cold"
+
+
+@pytest.fixture
+def left_by_the_dead(stores, keep):
+    """A thread that was flushed while it was open, whose app died then; its lease has ended."""
+    session = keep.new()
+    session.append(user("1"))
+    ref = ThreadRef.of(session.id)
+    assert flush(stores, ref, "linger").outcome == "archived"
+    session._heartbeat.remove(session._writer)
+    end_lease(stores, ref)
+    assert stores.catalog.get(ref).stat.tier == "hot"
+    return ref
+
+
+@pytest.mark.parametrize("asked", ["by a worker", "by an app"])
+def test_a_thread_whose_lease_ended_unnoticed_is_cold_in_the_catalog_though_somebody_came_before_the_sweep(
+    keep, stores, swept, left_by_the_dead, asked
+):
+    """Whoever asks for it lets the clean copy fade, and so takes it from the index by which the sweep would find it."""
+    if asked == "by an app":
+        assert keep.prefetch(left_by_the_dead.thread_id)
+    else:
+        assert hydrate(stores, left_by_the_dead).outcome == "present"
+    swept()
+    stat = stores.catalog.get(left_by_the_dead).stat
+    assert (stat.tier, stat.cached) == ("cold", True)
+
+
+def test_a_sweep_that_dies_behind_an_ended_lease_leaves_word_for_the_next_one(stores, swept, left_by_the_dead):
+    assert now(stores.flow.lapse(left_by_the_dead)).status == "fading"
+    swept()
+    stat = stores.catalog.get(left_by_the_dead).stat
+    assert (stat.tier, stat.cached) == ("cold", True)

@@ -55,7 +55,7 @@ def traced():
 def texts(stores, ref):
     stored, body = stores.cold.get(ref)
     frames = read_frames(body, where=stored.key, limits=ReadLimits(10**9))
-    return [Entry.from_record(record).body["content"] for frame in frames for record in frame.records()]
+    return [Entry.from_record(record).body["content"] for frame in frames for record in frame.records]
 
 
 def steps(work, *kinds):

@@ -13,6 +13,7 @@ from threadkeep.model import Entry, Seal, ThreadRef
 from threadkeep.storage.archive import (
     NO_CHAIN,
     id_hash,
+    id_hashes,
     is_tombstone,
     next_chain,
     read_frames,
@@ -64,7 +65,7 @@ def test_any_json_reads_back_from_frames_put_behind_each_other(first, second):
     base = sealed([entry.to_record() for entry in first])
     tail = sealed([entry.to_record() for entry in second], base=base)
     read = frames(base.body + tail.body)
-    back = [Entry.from_record(record) for frame in read for record in frame.records()]
+    back = [Entry.from_record(record) for frame in read for record in frame.records]
     assert back == [*first, *second]
     assert read[-1].seal.count == len(back)
     hashes = b"".join(record_hashes(frame, where="key") for frame in read)
@@ -190,3 +191,31 @@ def test_a_tombstone_is_known_by_its_content(body):
 )
 def test_small_frames_are_compacted_when_they_leave_and_many_always(n, size, evicting, compact):
     assert should_compact(frames=n, base_bytes=size, evicting=evicting) is compact
+
+
+ODD_IDS = ["m1", "a b", 'say "hi"', "back\\slash", "é", "\ud800", "\n", "x" * 512, "toolu_01", "{", '","kind":"']
+
+
+def test_ids_are_found_in_records_that_are_not_parsed():
+    entries = [Entry(message_id, "user", {"role": "user", "content": message_id}) for message_id in ODD_IDS]
+    (frame,) = read_frames(sealed([entry.to_record() for entry in entries]).body, where="key", limits=LIMITS)
+    assert id_hashes(frame, where="key") == record_hashes(frame, where="key")
+    assert id_hashes(frame, where="key") == b"".join(id_hash(entry.id) for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"{}",
+        b'{"v":1,"id":"","kind":"user","fmt":"plain","body":{},"meta":{}}',
+        b'{"v":2,"id":"m","kind":"user","fmt":"plain","body":{},"meta":{}}',
+        b'{"v":1,"id":"m"}',
+        b'{"v":1,"id":"' + b"x" * 513 + b'","kind":"user","fmt":"plain","body":{},"meta":{}}',
+        b'{"v":1,"id":"m","kind":"user","fmt":"plain","body":{},"meta":',
+        b"",
+    ],
+)
+def test_a_record_that_does_not_begin_as_one_is_refused(record):
+    (frame,) = read_frames(sealed([record]).body, where="key", limits=LIMITS)
+    with pytest.raises(ArchiveCorrupt, match="malformed"):
+        id_hashes(frame, where="key")

@@ -43,14 +43,14 @@ def test_the_most_compressible_message_is_no_bomb(message_mib, limits):
     made = seal_tail([entry.to_record()], SEAL, base_count=0, base_chain=NO_CHAIN)
     (frame,) = read_frames(made.body, where="key", limits=limits)
     assert len(frame.lines) / len(made.body) > 10_000
-    assert frame.records() == [entry.to_record()]
+    assert frame.records == [entry.to_record()]
 
 
 @pytest.mark.parametrize("level", [1, 3, 9, 19])
 def test_every_level_writes_frames_that_a_reader_has_room_for(level):
     records = [Entry(f"m{n}", "user", "x" * (3 * MIB)).to_record() for n in range(5)]
     made = seal_tail(records, SEAL, base_count=0, base_chain=NO_CHAIN, level=level)
-    assert sum(len(frame.records()) for frame in read_frames(made.body, where="key", limits=ReadLimits(20 * MIB))) == 5
+    assert sum(len(frame.records) for frame in read_frames(made.body, where="key", limits=ReadLimits(20 * MIB))) == 5
 
 
 def test_a_thread_of_as_many_small_frames_as_there_may_be_is_read():

@@ -43,6 +43,7 @@ MINE = Prepared(
     DIRTY,
     "aa",
     b"",
+    0,
     ArchiveMeta(rev=9, attempt="aa", chain="", count=1, born=1),
     SealedFlush("aa", 9, 1, 1, [], False, 1, 1, 1, "", 1),
     0,

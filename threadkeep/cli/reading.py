@@ -81,7 +81,7 @@ def read_archive(body: bytes, *, where: str, limits: ReadLimits, thread: str = "
     seal, records = None, list[bytes]()
     for frame in read_frames(body, where=where, thread=thread, limits=limits):
         seal = frame.seal
-        records += frame.records()
+        records += frame.records
     return seal, records
 
 

@@ -44,14 +44,14 @@ class Frame:
     Attributes:
         offset: Bytes of the object before it.
         size: Its compressed bytes.
-        text: What it decompresses to: its records as NDJSON, and its seal; each line ended.
-        raw_bytes: Bytes of the records among these; 0 if it only carries a seal.
+        records: Its records, lines of JSON without their newlines; none if it only carries a seal.
+        raw_bytes: Their bytes, with the newlines.
         seal: Its last line.
     """
 
     offset: int
     size: int
-    text: bytes
+    records: list[bytes]
     raw_bytes: int
     seal: Seal
 
@@ -61,11 +61,8 @@ class Frame:
 
     @property
     def lines(self) -> bytes:
-        """The records' lines; a copy."""
-        return self.text[: self.raw_bytes]
-
-    def records(self) -> list[bytes]:
-        return self.text.split(b"\n")[:-2]
+        """The records as NDJSON; a copy."""
+        return b"\n".join((*self.records, b"")) if self.records else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +145,11 @@ def read_frames(
             raise ArchiveCorrupt(thread, where, reason)
         size = _frame_size(view[offset:], where, thread)
         raw = _decompress(view[offset : offset + size], budget, limits, where, thread)
-        frame = Frame(offset, size, raw, *_split(raw, where, thread))
-        budget -= frame.raw_bytes
-        chain = next_chain(chain, memoryview(raw)[: frame.raw_bytes])
-        count += raw.count(b"\n") - 1
+        raw_bytes, seal = _split(raw, where, thread)
+        chain = next_chain(chain, memoryview(raw)[:raw_bytes])
+        frame = Frame(offset, size, raw.split(b"\n")[:-2], raw_bytes, seal)
+        budget, count = budget - raw_bytes, count + len(frame.records)
+        del raw
         if frame.seal.chain != chain:
             raise ArchiveCorrupt(thread, where, f"the frame at byte {offset} does not continue the chain of digests")
         if frame.seal.count != count:
@@ -224,7 +222,7 @@ def record_hashes(frame: Frame, *, where: str, thread: str = "") -> bytes:
     Raises:
         ArchiveCorrupt: a record is not what `checked_record` makes.
     """
-    return b"".join([id_hash(Entry.from_record(each, where=where, thread=thread).id) for each in frame.records()])
+    return b"".join([id_hash(Entry.from_record(each, where=where, thread=thread).id) for each in frame.records])
 
 
 def id_hashes(frame: Frame, *, where: str, thread: str = "") -> bytes:
@@ -236,7 +234,7 @@ def id_hashes(frame: Frame, *, where: str, thread: str = "") -> bytes:
         ArchiveCorrupt: a record does not begin as `checked_record` makes it.
     """
     hashes: list[bytes] = []
-    for record in frame.records():
+    for record in frame.records:
         end = record.find(b'"', len(_RECORD_START))
         message_id = record[len(_RECORD_START) : end]
         plain = record.startswith(_RECORD_START) and record.startswith(_KIND_START, end) and record.endswith(b"}")

@@ -42,7 +42,7 @@ def first_parts(contents: Contents, keep: int, *, limits: ReadLimits, fields: Se
     chain, log = NO_CHAIN, list[bytes]()
     for frame in read_frames(contents.base, where="the thread's base in Redis", limits=limits):
         if frame.seal.count > keep:
-            log = frame.records()[: keep - count]
+            log = frame.records[: keep - count]
             break
         end, frames, count, chain = frame.end, frames + 1, frame.seal.count, frame.seal.chain
         raw += frame.raw_bytes
@@ -58,7 +58,7 @@ def records_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> lis
     """
     records: list[bytes] = []
     for frame in read_frames(contents.base, where=f"base of {ref} in Redis", thread=str(ref), limits=limits):
-        records += frame.records()
+        records += frame.records
     if len(records) != contents.head.base_count:
         raise ArchiveCorrupt(str(ref), f"base of {ref} in Redis", "it does not hold the messages that its head counts")
     return records + contents.tail

@@ -128,7 +128,7 @@ def continues(head: Head, loaded: Loaded) -> bool:
 
 def _framed_anew(frames: Iterator[Frame], head: Head, ref: ThreadRef, *, level: int, ids: bytes) -> Base:
     """The first records of an object in frames of their own, since its frames end elsewhere."""
-    records = [record for frame in frames for record in frame.records()][: head.base_count]
+    records = [record for frame in frames for record in frame.records][: head.base_count]
     seal = replace(head.to_seal(ref, attempt=head.gen), rev=head.archived, state=None)
     tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN, level=level)
     return Base(tail.body, tail.frames, tail.seal.chain, tail.raw_bytes, ids[: 16 * head.base_count])

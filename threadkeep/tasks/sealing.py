@@ -61,7 +61,7 @@ def prepare(
     seal = head.to_seal(ref, attempt)
     if compact:
         frames = read_frames(base or b"", where=f"base of {ref}", thread=str(ref), limits=ReadLimits.of(settings))
-        old = chain.from_iterable(frame.records() for frame in frames)
+        old = chain.from_iterable(frame.records for frame in frames)
         level = settings.compression_level
         fresh = seal_tail(chain(old, records), seal, base_count=0, base_chain=NO_CHAIN, level=level)
     else:

@@ -212,7 +212,9 @@ def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts, stamp: int) -> No
         forget(stores, ref, there.meta)
         return
     hot = seen.head is not None and seen.head.dirty
-    stores.catalog.record([archived_row(ref, there, there.meta, hot=hot, stamp=stamp)])
+    cached = seen.head is not None and not hot
+    until = stamp / 1e6 + stores.settings.linger_seconds if cached else None
+    stores.catalog.record([archived_row(ref, there, there.meta, hot=hot, stamp=stamp, cached_until=until)])
     counts.catalog_rows += 1
 
 

@@ -124,7 +124,7 @@ class ScheduleFailed(AssertionError):
 def replay(stage: Stage, schedule: Sequence[int]) -> Run:
     """Run one order again; when it is through, the actors that have not ended go on one after the other."""
     rest = iter(schedule)
-    return _run(stage, lambda waiting: next(rest, min(waiting)))
+    return play(stage, lambda waiting: next(rest, min(waiting)))
 
 
 def explore(stage: Stage, footprint: Callable[[Step], Footprint], most: int | None = None) -> Explored:
@@ -135,7 +135,7 @@ def explore(stage: Stage, footprint: Callable[[Step], Footprint], most: int | No
             explored.whole = False
             return explored
         begun = max(0, len(path) - 1)
-        run = _run(stage, _Reduced(path, footprint))
+        run = play(stage, _Reduced(path, footprint))
         explored.count(run)
         _plan(path, begun)
         if not _next_in(path):
@@ -146,7 +146,7 @@ def explore_switching(stage: Stage, most: int) -> Explored:
     """Run every order in which the turn passes from one actor to another at most so often."""
     explored, path = Explored(), list[list[int]]()
     while True:
-        explored.count(_run(stage, _Switching(path, most)))
+        explored.count(play(stage, _Switching(path, most)))
         while path and len(path[-1]) == 1:
             path.pop()
         if not path:
@@ -157,7 +157,8 @@ def explore_switching(stage: Stage, most: int) -> Explored:
 # --- one run --------------------------------------------------------------------------------------------------------
 
 
-def _run(stage: Stage, choose: Choose) -> Run:
+def play(stage: Stage, choose: Choose) -> Run:
+    """Run one order as it is chosen, step by step; where None is, those who have not ended die where they are."""
     cast = [_Running(actor, partial(stage.stepped, number)) for number, actor in enumerate(stage.start())]
     schedule, steps, complete = list[int](), list[Step](), True
     try:

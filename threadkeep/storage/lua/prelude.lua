@@ -65,21 +65,23 @@ local function expect(kinds, keys)
   if fixed == #kinds and #ARGV > 3 + fixed then refuse('there are too many arguments') end
 end
 
-local NUMBERS = {'rev', 'archived', 'born', 'count', 'base_count', 'pieces', 'log_bytes', 'lease_until', 'keep_until',
-  'dirty_since'}
-local STRINGS = {'gen', 'lease', 'etag', 'attempts'}
+local FACTS = {'rev', 'archived', 'born', 'count', 'base_count', 'pieces', 'log_bytes', 'lease_until', 'keep_until',
+  'dirty_since', 'gen', 'lease', 'etag', 'attempts'}
+local NUMBERS = 10  -- the first so many of them
 
 -- The thread's facts, or nil if any key or length is missing: a thread is whole here or absent.
 local function thread()
-  local numbers = redis.call('HMGET', HEAD, unpack(NUMBERS))
-  if not numbers[1] then return nil end
-  local strings = redis.call('HMGET', HEAD, unpack(STRINGS))
+  local found = redis.call('HMGET', HEAD, unpack(FACTS))
+  if not found[1] then return nil end
   local h = {}
-  for i, name in ipairs(NUMBERS) do
-    if numbers[i] and not string.find(numbers[i], '^%-?%d+$') then refuse('the head\'s ' .. name .. ' is no number') end
-    h[name] = tonumber(numbers[i] or '0')
+  for i, name in ipairs(FACTS) do
+    if i > NUMBERS then
+      h[name] = found[i] or ''
+    else
+      if found[i] and not string.find(found[i], '^%-?%d+$') then refuse('the head\'s ' .. name .. ' is no number') end
+      h[name] = tonumber(found[i] or '0')
+    end
   end
-  for i, name in ipairs(STRINGS) do h[name] = strings[i] or '' end
   if redis.call('LLEN', BASE) ~= h.pieces then return nil end
   if redis.call('LLEN', LOG) ~= h.count - h.base_count then return nil end
   if redis.call('STRLEN', IDS) ~= 16 * h.count then return nil end
@@ -112,11 +114,27 @@ local function stay()
   redis.call('ZADD', INDEX, NOW_MS, MEMBER)
 end
 
--- Clean and unleased: a copy that may vanish, but only as a whole and not before those who wait for it can arrive.
+-- An earlier version kept what is owed without its time.
+local function date_debts()
+  if redis.call('TYPE', OWED).ok ~= 'set' then return end
+  local members = redis.call('SMEMBERS', OWED)
+  redis.call('UNLINK', OWED)
+  for _, member in ipairs(members) do redis.call('ZADD', OWED, int(NOW), member) end
+end
+
+-- The catalog is still to be told of what is so from now on; whoever has told it takes the thread out again, or the
+-- sweep tells it.
+local function owe()
+  date_debts()
+  redis.call('ZADD', OWED, int(NOW), MEMBER)
+end
+
+-- Clean and unleased: a copy that may vanish, but only as a whole and not before those who wait for it can arrive. Once
+-- it has left the index no sweep sees that it is hot no more, so the catalog is owed that.
 local function fade(h, linger)
   local ms = math.max(linger, h.keep_until - NOW_MS)
   for _, key in ipairs(PARTS) do redis.call('PEXPIRE', key, int(ms)) end
-  redis.call('ZREM', INDEX, MEMBER)
+  if redis.call('ZREM', INDEX, MEMBER) == 1 then owe() end
   return NOW_MS + ms
 end
 
@@ -148,11 +166,12 @@ local function behind(h, told)
 end
 
 -- After every change of a session: a new revision, a renewed lease, no expiry. `fields` are further pairs for the head.
+-- A thread that was dirty or leased before has none already; whoever brought in keys that have one calls `stay` himself.
 local function changed(h, lease_ms, fields)
   h.rev = math.max(h.rev + 1, NOW)
   redis.call('HSET', HEAD, 'rev', int(h.rev), 'active', int(NOW_MS), 'lease_until', int(NOW_MS + lease_ms), unpack(fields))
   if not h.dirty then redis.call('HSET', HEAD, 'dirty_since', int(NOW_MS)) end
-  stay()
+  if h.dirty or h.leased then redis.call('ZADD', INDEX, NOW_MS, MEMBER) else stay() end
 end
 
 -- Mark that a flush is queued: one message for many requests, carrying the strongest mode asked for.
@@ -173,21 +192,6 @@ local function lists(h, attempt)
     if found == attempt then return true end
   end
   return false
-end
-
--- An earlier version kept what is owed without its time.
-local function date_debts()
-  if redis.call('TYPE', OWED).ok ~= 'set' then return end
-  local members = redis.call('SMEMBERS', OWED)
-  redis.call('UNLINK', OWED)
-  for _, member in ipairs(members) do redis.call('ZADD', OWED, int(NOW), member) end
-end
-
--- The catalog is still to be told of what is so from now on; whoever has told it takes the thread out again, or the
--- sweep tells it.
-local function owe()
-  date_debts()
-  redis.call('ZADD', OWED, int(NOW), MEMBER)
 end
 
 -- Leave Redis, or stay as a cached copy: only what the archive holds, and what nobody writes, may go.

@@ -24,5 +24,6 @@ end
 redis.call('HDEL', HEAD, 'base_etag')
 redis.call('HSET', HEAD, 'pieces', pieces, 'base_count', base_count, 'count', count, 'gen', ARGV[7])
 changed(h, tonumber(ARGV[5]), {unpack(ARGV, 13)})
+stay()  -- what was staged would expire
 if ARGV[11] == '1' then redis.call('HSET', HEAD, 'born', int(h.rev)) end
 return {'ok', int(h.rev), int(count)}
