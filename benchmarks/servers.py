@@ -54,6 +54,7 @@ class Place:
             s3_bucket=self.s3_bucket,
             s3_region="us-east-1",
             s3_addressing="path",
+            s3_copied_parts="on",  # the sink completes uploads as AWS does: it looks and writes in one step
             **more,
         )
 

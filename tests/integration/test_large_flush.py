@@ -251,10 +251,17 @@ def test_a_store_that_is_not_known_to_complete_atomically_is_given_all_of_it(sto
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "known"),
-    [(None, True), ("https://s3.eu-central-1.amazonaws.com", True), ("https://amazonaws.com.example.org", False)],
+    ("endpoint", "chosen", "known"),
+    [
+        (None, "auto", True),
+        ("https://s3.eu-central-1.amazonaws.com", "auto", True),
+        ("https://s3.eu-central-1.amazonaws.com", "off", False),
+        ("https://amazonaws.com.example.org", "auto", False),
+        ("https://s3.example.org", "on", True),
+    ],
 )
-def test_aws_is_known_by_its_name(settings, endpoint, known):
-    store = open_cold(settings.model_copy(update={"s3_endpoint": endpoint, "s3_region": "eu-central-1"}))
+def test_aws_is_known_by_its_name_and_others_by_their_setting(settings, endpoint, chosen, known):
+    changes = {"s3_endpoint": endpoint, "s3_region": "eu-central-1", "s3_copied_parts": chosen}
+    store = open_cold(settings.model_copy(update=changes))
     assert completes_atomically(store.bucket) == known
     store.close()

@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     )
     s3_prefix: str = Field("threads", description="What every object's key starts with; no slash at either end.")
     s3_endpoint: str | None = Field(default=None, description="Endpoint URL of an S3-compatible store; unset for AWS.")
+    s3_copied_parts: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether flushes of large threads keep the stored bytes where they are, as a copied part of a "
+        "multipart upload. `on` only for a store that looks at If-Match and completes an upload in one step, which no "
+        "trial shows; `auto`: on AWS.",
+    )
     s3_engine: Literal["auto", "boto3", "obstore"] = Field(
         "auto",
         description="What sends the requests that flushes and hydrates are made of; all else is boto3's. `auto` is "

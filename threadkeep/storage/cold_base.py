@@ -129,4 +129,5 @@ def _policy(settings: Settings) -> WritePolicy:
         sse_kms_key=settings.s3_sse_kms_key,
         tags=dict(settings.s3_tags),
         checksum=settings.s3_checksum,
+        copied_parts=settings.s3_copied_parts,
     )

@@ -80,11 +80,13 @@ def extend(bucket: S3Bucket, key: str, tail: bytes, meta: ArchiveMeta, *, based_
 
 
 def completes_atomically(bucket: S3Bucket) -> bool:
-    """Whether a store is known to look at `If-Match` and complete an upload in one step: AWS says so of S3.
+    """Whether a store looks at `If-Match` and completes an upload in one step: AWS says so of S3, else whoever set it.
 
     No trial shows it. SeaweedFS 4.48 honours the condition, but of two writers at once it may tell both that they won:
     the archive would go backwards.
     """
+    if bucket.policy.copied_parts != "auto":
+        return bucket.policy.copied_parts == "on"
     host = urlsplit(bucket.client.meta.endpoint_url).hostname or ""
     return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 

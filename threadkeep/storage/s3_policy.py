@@ -21,6 +21,7 @@ class WritePolicy:
         sse_kms_key: Key id or ARN; only with `aws:kms`.
         tags: At most ten, by S3's rule.
         checksum: Verified by the store on upload, and by the SDK on download where the store gives it back.
+        copied_parts: Whether large objects may be put together from a stored one's bytes; `auto` on AWS.
     """
 
     storage_class: str | None = None
@@ -28,6 +29,7 @@ class WritePolicy:
     sse_kms_key: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     checksum: Literal["CRC32", "SHA256"] | None = "CRC32"
+    copied_parts: Literal["auto", "on", "off"] = "auto"
 
     def placement(self) -> dict[str, str]:
         """Arguments of PutObject and CopyObject that say where and how to keep the object."""
