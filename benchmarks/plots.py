@@ -12,6 +12,7 @@ from benchmarks.stats import middle
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 Sample = dict[str, Any]
 COLOURS = {"hydrate": "#4c78a8", "read": "#72b7b2", "parse": "#b8b8b8", "append": "#f2a541", "flush": "#e45756"}
@@ -26,7 +27,7 @@ def draw(samples: Sequence[Sample], out: Path) -> None:
 
 
 def _resume(found: Sequence[Sample], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=110)
+    figure, axes = plt.subplots(figsize=(8.4, 4.2), dpi=110)
     for name in ("threadkeep", "threadkeep + catalog", "seeds", *PEERS):
         mine = [each for each in found if each["contender"] == name]
         sizes = sorted({each["size"] for each in mine})
@@ -35,9 +36,14 @@ def _resume(found: Sequence[Sample], path: Path) -> None:
             ours = name == "threadkeep"
             axes.plot(sizes, times, marker="o", label=name, linewidth=2.5 if ours else 1.2, zorder=3 if ours else 2)
     axes.set(xscale="log", yscale="log", xlabel="messages in the thread", ylabel="ms, median")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xticks(sorted({each["size"] for each in found}))
     axes.set_title("Resume a thread, read it, append 20 messages, put it away")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.tight_layout()
     _save(figure, path)
 
 
