@@ -4,21 +4,21 @@ import os
 import signal
 import threading
 
-from threadkeep.storage.hot import HotTier
+from threadkeep.tasks import flush
 from threadkeep.tasks.app import app
 
 __all__ = ["app"]
 
-_copy = HotTier.copy
+_seal = flush.read_and_seal
 
 
-async def _deadly_copy(self, ref, head, **options):
+def _deadly_seal(stores, ref, *args, **options):
     if ref.thread_id.startswith("poison"):
         os.kill(os.getpid(), signal.SIGKILL)
     if ref.thread_id.startswith("stuck"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # Celery's way to say that time is up
         threading.Event().wait(60)
-    return await _copy(self, ref, head, **options)
+    return _seal(stores, ref, *args, **options)
 
 
-HotTier.copy = _deadly_copy
+flush.read_and_seal = _deadly_seal

