@@ -68,6 +68,7 @@ def _parsed() -> argparse.Namespace:
     parser.add_argument("--sizes", type=_numbers, help="messages of the threads: of 20, 200, 2000 and 20000")
     parser.add_argument("--rounds", type=int, help="rounds of Threadkeep and the seeds")
     parser.add_argument("--peer-rounds", type=int, help="rounds of other packages; 0 for none")
+    parser.add_argument("--peer-most", type=int, help="messages of the largest thread that other packages are given")
     parser.add_argument("--scale", type=float, help="share of the full number of queued tasks")
     parser.add_argument("--s3-client", choices=("boto3", "obstore"), default="boto3", help="what the seeds use")
     parser.add_argument("--seed", type=int, default=1)
@@ -84,8 +85,8 @@ def _options(arguments: argparse.Namespace) -> Options:
     return Options(**chosen, seed=arguments.seed, latencies=(20,) if quick else (0, 20, 50), repeats=5 if quick else 10)
 
 
-QUICK: dict[str, Any] = {"sizes": (20, 200), "rounds": 3, "peer_rounds": 1, "scale": 0.05}
-FULL: dict[str, Any] = {"sizes": tuple(corpus.SIZES), "rounds": 5, "peer_rounds": 3, "scale": 1.0}
+QUICK: dict[str, Any] = {"sizes": (20, 200), "rounds": 3, "peer_rounds": 1, "peer_most": 200, "scale": 0.05}
+FULL: dict[str, Any] = {"sizes": tuple(corpus.SIZES), "rounds": 5, "peer_rounds": 3, "peer_most": 20_000, "scale": 1.0}
 
 
 def _names(text: str) -> list[str]:

@@ -29,12 +29,14 @@ class Options:
         sizes: Messages of the threads.
         rounds: Of Threadkeep and the seeds.
         peer_rounds: Of the other packages; 0 for none.
+        peer_most: Messages of the largest thread that these are given.
         scale: Share of the full number of threads and tasks in the cases that queue many.
     """
 
     sizes: tuple[int, ...]
     rounds: int
     peer_rounds: int
+    peer_most: int
     scale: float
     seed: int
     latencies: tuple[int, ...] = (0, 20, 50)
@@ -85,12 +87,14 @@ def ceiling(bench: Bench) -> None:
 def resume(bench: Bench) -> None:
     """The resume cycle of everybody, rounds shuffled."""
     slow = set[tuple[str, int]]()
+    if bench.options.peer_most < max(bench.options.sizes):
+        bench.notes.append(f"Other packages were given threads of up to {bench.options.peer_most:,} messages.")
     for turn in range(max(bench.options.rounds, bench.options.peer_rounds)):
         for name, size in _shuffled(bench, turn):
             if (name, size) in slow:
                 continue
             peer = name in PEERS
-            if peer and size >= 20_000 and turn:
+            if peer and (size > bench.options.peer_most or (size >= 20_000 and turn)):
                 continue
             repeats = min(2 if peer and size >= 2_000 else bench.options.repeats, REPEATS.get(size, 1))
             bench.servers.clear()
