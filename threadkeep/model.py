@@ -163,7 +163,7 @@ class Entry:
         )
 
     def to_record(self) -> bytes:
-        """One line of JSON without its newline; the id stands second, where `record_id` finds it unparsed."""
+        """One line of JSON without its newline; the id stands second, where `archive.id_hashes` finds it unparsed."""
         return dump_json(
             {"v": 1, "id": self.id, "kind": self.kind, "fmt": self.fmt, "body": self.body, "meta": self.meta}
         )
