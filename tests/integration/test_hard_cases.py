@@ -465,7 +465,7 @@ def test_a_thread_whose_lease_ended_unnoticed_is_cold_in_the_catalog_though_some
 
 
 def test_a_sweep_that_dies_behind_an_ended_lease_leaves_word_for_the_next_one(stores, swept, left_by_the_dead):
-    assert now(stores.flow.lapse(left_by_the_dead)).status == "fading"
+    assert now(stores.flow.lapse_many([left_by_the_dead]))[0].status == "fading"
     swept()
     stat = stores.catalog.get(left_by_the_dead).stat
     assert (stat.tier, stat.cached) == ("cold", True)

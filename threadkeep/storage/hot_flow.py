@@ -412,15 +412,12 @@ class TierFlow:
     async def hot_count(self) -> int:
         return sum([sum(replies) async for replies in self._per_shard("ZCARD", index_key)])
 
-    async def lapse(self, ref: ThreadRef) -> Lapsed:
-        """Take an ended lease away, let what is clean fade, drop what is gone from the index.
-
-        What is `broken` stays there: it is not whole, and may have held what the archive does not.
-        """
-        return _lapsed(await self.hot.call("lapse", ref, []))
-
     async def lapse_many(self, refs: Sequence[ThreadRef]) -> list[Lapsed | ThreadkeepError]:
-        """`lapse` of many threads; an error stands in the place of what it befell."""
+        """Take ended leases away, let what is clean fade, drop what is gone from the index.
+
+        What is `broken` stays there: it is not whole, and may have held what the archive does not. An error stands in
+        the place of what it befell.
+        """
         return _each(await self.hot.call_many("lapse", [(ref, []) for ref in refs]), _lapsed)
 
     async def drop_outdated(self, ref: ThreadRef, archived: int) -> bool:

@@ -377,14 +377,14 @@ class HotTierContract:
         self.flush(hot, flow, now, mode="checkpoint")
         self.add(hot, now, [1], checked=1)
         self.break_up(hot, now, "base")
-        assert [now(flow.lapse(REF)).status for _ in range(2)] == ["broken"] * 2
+        assert [now(flow.lapse_many([REF]))[0].status for _ in range(2)] == ["broken"] * 2
         self.break_up(hot, now, "head")
-        assert now(flow.lapse(REF)).status == "broken"
+        assert now(flow.lapse_many([REF]))[0].status == "broken"
         now(flow.erase_unmark(REF, now(flow.erase_mark(REF, "r1", 0)), "{}", buried=0))
         self.make(hot, now, count=1)
         self.flush(hot, flow, now, mode="checkpoint")
         self.break_up(hot, now, "ids")
-        assert now(flow.lapse(REF)).status == "dropped"
+        assert now(flow.lapse_many([REF]))[0].status == "dropped"
         assert now(hot.look(REF)).remains is None
 
     def test_a_thread_is_mended_only_as_it_was_found_and_under_its_ticket(
@@ -526,10 +526,10 @@ class HotTierContract:
         self.make(hot, now, count=1)
         assert now(collected(flow.index())) == [REF]
         now(hot.release(REF, "me", "linger", "f"))
-        assert now(flow.lapse(REF)).status == "hot"
+        assert now(flow.lapse_many([REF]))[0].status == "hot"
         self.flush(hot, flow, now, mode="evict")
         assert now(collected(flow.index())) == []
-        assert now(flow.lapse(REF)).status == "dropped"
+        assert now(flow.lapse_many([REF]))[0].status == "dropped"
 
     def test_an_erasure_refuses_everything_until_it_is_done(self, hot: HotTier, flow: TierFlow, now: Run[Any]) -> None:
         head = self.make(hot, now, count=1)
@@ -543,7 +543,7 @@ class HotTierContract:
         assert now(flow.begin_hydrate(REF)).status == "erasing"
         assert now(flow.begin_flush(REF, "aa", "linger")).status == "erasing"
         assert now(hot.ask(REF, keep=1)).status == "erasing"
-        assert now(flow.lapse(REF)).request == "r1"
+        assert now(flow.lapse_many([REF]))[0].request == "r1"
         assert not now(flow.erase_unmark(REF, replace(mark, mark="r0 1"), "{}", buried=0))
         assert now(flow.erase_unmark(REF, mark, "{}", buried=mark.rev))
         assert not now(flow.erase_unmark(REF, mark, "{}", buried=mark.rev))
@@ -570,7 +570,7 @@ class HotTierContract:
         assert (mark.status, mark.request, mark.standing, mark.rev >= early.rev) == ("marked", "r2", True, True)
         assert not now(flow.erase_note(REF, early, "versions", 1))
         assert not now(flow.erase_unmark(REF, early, "{}", buried=0))
-        assert now(flow.lapse(REF)).request == "r2"
+        assert now(flow.lapse_many([REF]))[0].request == "r2"
 
     def test_what_an_erasure_removes_is_counted_over_its_repeats(
         self, hot: HotTier, flow: TierFlow, now: Run[Any]
