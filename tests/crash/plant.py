@@ -11,10 +11,11 @@ from threadkeep import Threadkeep
 from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt, HydrateFailed, ThreadNotFound
 from threadkeep.model import ThreadRef
-from threadkeep.storage.archive import is_tombstone, read_frames
+from threadkeep.storage.archive import read_frames
 from threadkeep.storage.catalog_schema import threads
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.tombstones import is_tombstone
 from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.conf import QUEUES
 from threadkeep.tasks.stores import Stores, stores_for

@@ -10,8 +10,8 @@ from tests.crash.plant import Plant
 from threadkeep import Session, Threadkeep
 from threadkeep.errors import MessageNotFound, ThreadErased, ThreadExists
 from threadkeep.model import ArchiveMeta, ThreadRef, fresh_mark
-from threadkeep.storage.archive import tombstone
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks import bulk
 
 

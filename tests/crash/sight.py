@@ -9,10 +9,12 @@ import redis
 
 from threadkeep.config import Settings
 from threadkeep.model import Entry, StoredObject, ThreadRef
-from threadkeep.storage.archive import is_tombstone, read_frames
+from threadkeep.storage.archive import read_frames
 from threadkeep.storage.cold import open_cold
 from threadkeep.storage.hot_keys import ThreadKeys
 from threadkeep.storage.limits import ReadLimits
+from threadkeep.storage.record_ids import ID_BYTES
+from threadkeep.storage.tombstones import is_tombstone
 
 PARTS = ("head", "base", "log", "ids")
 
@@ -101,7 +103,7 @@ class Sight:
             name: int(head.get(name.encode()) or 0)
             for name in ("rev", "archived", "born", "count", "base_count", "pieces")
         }
-        lengths = number["pieces"], number["count"] - number["base_count"], 16 * number["count"]
+        lengths = number["pieces"], number["count"] - number["base_count"], ID_BYTES * number["count"]
         whole = head and (len(base), len(log), ids) == lengths
         return Hot(
             content=_content(said(b"".join(base), log), head) if whole else None,

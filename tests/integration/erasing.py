@@ -10,7 +10,7 @@ from threadkeep.cli.creating import create_thread
 from threadkeep.cli.files import ParsedFile
 from threadkeep.errors import LeaseLost, ThreadBusy, ThreadErased, ThreadExists, ThreadNotFound
 from threadkeep.model import ArchiveMeta, Entry, ThreadRef, fresh_id, fresh_mark
-from threadkeep.storage.archive import zstd
+from threadkeep.storage.framing import zstd
 from threadkeep.storage.link import run_now as now
 from threadkeep.tasks.describe import describe
 from threadkeep.tasks.enqueue import Enqueuer

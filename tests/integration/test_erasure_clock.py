@@ -9,8 +9,8 @@ from tests.integration.erasing import INNOCENT, SECRET, Case, Interrupted
 from threadkeep.errors import ThreadErased
 from threadkeep.model import ArchiveMeta, fresh_mark
 from threadkeep.session.threads import Identity
-from threadkeep.storage.archive import tombstone
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks.erase import erase
 from threadkeep.tasks.loading import load
 

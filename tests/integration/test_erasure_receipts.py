@@ -201,7 +201,7 @@ def test_a_grave_is_due_when_no_worker_can_be_under_way_any_more(case_of):
     before = now_ms(case)
     case.erase()
     key = case.stores.hot.keys(case.ref).shard + "graves"
-    ((_, due),) = now(case.stores.hot.link.run("ZRANGE", key, 0, -1, "WITHSCORES"))
+    _, due = now(case.stores.hot.link.run("ZRANGE", key, 0, -1, "WITHSCORES"))
     assert int(due) - before >= 2000 * case.stores.settings.hard_time_limit
 
 

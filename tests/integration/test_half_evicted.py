@@ -39,6 +39,21 @@ FRAMES = 3
 LOST = (HotTierLost, HydrateFailed)
 
 
+def test_ids_as_an_earlier_release_kept_them_are_made_anew(keep, stores):
+    """They took 16 bytes a message. Who did not drain Redis before an update finds the thread whole all the same."""
+    session = keep.new()
+    session.append(user("1"), user("2"), ids=["m1", "m2"])
+    ref = ThreadRef.of(session.id)
+    flush(stores, ref, "linger")
+    session.append(user("3"), ids=["m3"])
+    now(stores.hot.link.run("SET", stores.hot.keys(ref).ids, os.urandom(16 * 3)))
+    assert hydrate(stores, ref).outcome == "mended"
+    session.append(user("3"), user("4"), ids=["m3", "m4"])
+    assert messages_in(stores, ref) == [user(text) for text in "1234"]
+    session.close()
+    assert flush(stores, ref, "evict").outcome == "archived"
+
+
 class AtOnce(Enqueuer):
     """Has a hydrate run by the time it is queued; what else is queued waits for workers that never come."""
 

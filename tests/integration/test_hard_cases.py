@@ -22,8 +22,8 @@ from threadkeep.errors import (
 )
 from threadkeep.local.valkey import ValkeyServer
 from threadkeep.model import ArchiveMeta, fresh_mark
-from threadkeep.storage.archive import tombstone
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.flush import flush

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.integration.protocol import user
 from threadkeep.errors import InvalidThreadId, StoreRefused, ThreadkeepError
-from threadkeep.model import Entry, Seal, StoredObject, ThreadRef, dump_json
-from threadkeep.storage.archive import NO_CHAIN, id_hash, seal_tail
+from threadkeep.model import Entry, Seal, StoredObject, ThreadRef
+from threadkeep.storage.archive import NO_CHAIN, seal_tail
 from threadkeep.storage.cold_keys import ColdKeys
 from threadkeep.storage.hot_flow import SealedFlush
 from threadkeep.storage.hot_head import base_fields, identity_fields
@@ -23,6 +23,8 @@ from threadkeep.storage.hot_keys import ThreadKeys
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import entries_of, plain_parts
+from threadkeep.storage.record_ids import ID_BYTES, id_hash
+from threadkeep.strict_json import dump_json
 from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.conf import FLUSH, QUEUES, queues
 
@@ -370,7 +372,7 @@ class Tier:
         counts = [int(head.get(name, 0)) for name in (b"pieces", b"count", b"base_count")]
         asked = [("LLEN", keys.base), ("LLEN", keys.log), ("STRLEN", keys.ids)]
         pieces, records, hashes = now(self.hot.link.batch(asked))
-        assert [pieces, hashes // 16, hashes // 16 - records] == counts
+        assert [pieces, hashes // ID_BYTES, hashes // ID_BYTES - records] == counts
         if head[b"rev"] != head[b"archived"]:
             assert now(self.hot.link.run("ZSCORE", keys.all[5], REF.member)) is not None
             assert now(self.hot.link.run("PEXPIRETIME", keys.head)) == -1

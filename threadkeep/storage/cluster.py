@@ -16,7 +16,8 @@ from redis.exceptions import AskError, MovedError
 
 from threadkeep.config import Settings
 from threadkeep.errors import StoreRefused, StoreUnavailable
-from threadkeep.storage.link import AsyncLink, Call, Command, Link, Listener, SyncLink
+from threadkeep.storage.connections import Command
+from threadkeep.storage.link import AsyncLink, Call, Link, Listener, SyncLink
 
 T = TypeVar("T")
 

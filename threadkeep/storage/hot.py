@@ -10,10 +10,12 @@ from typing import Any, Final, Literal, Self
 from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt, ThreadkeepError
 from threadkeep.model import FlushMode, ThreadRef, fresh_mark
+from threadkeep.storage.connections import Command
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.hot_keys import PIECE_BYTES, ThreadKeys, keys_of
 from threadkeep.storage.hot_remains import Remains
-from threadkeep.storage.link import Command, Link
+from threadkeep.storage.link import Link
+from threadkeep.storage.record_ids import ID_BYTES
 
 INLINE_BYTES: Final = 256 * 1024
 """Parts of up to this many bytes come and go with a script; larger ones are staged, and read in pages."""
@@ -285,7 +287,7 @@ class HotTier:
         tail = small.log if small.log is not None else await self.log(ref, head)
         ids = b""
         if with_ids:
-            ids = small.ids if small.ids is not None else (await self.ids(ref))[: 16 * head.count]
+            ids = small.ids if small.ids is not None else (await self.ids(ref))[: ID_BYTES * head.count]
         whole = None not in (small.base, small.log) and (small.ids is not None or not with_ids)
         if not whole and not await self.still(ref, head):
             return None
@@ -307,8 +309,8 @@ class HotTier:
         return [record async for record in self.records(ref, head)]
 
     async def ids(self, ref: ThreadRef, start: int = 0) -> bytes:
-        """16-byte hashes of the message ids from the `start`-th on."""
-        pages, at = list[bytes](), 16 * start
+        """The hashes of the message ids from the `start`-th on."""
+        pages, at = list[bytes](), ID_BYTES * start
         while not pages or len(pages[-1]) == PIECE_BYTES:
             pages.append(await self.link.run("GETRANGE", self.keys(ref).ids, at, at + PIECE_BYTES - 1))
             at += PIECE_BYTES

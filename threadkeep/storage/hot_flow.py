@@ -12,6 +12,7 @@ from threadkeep.storage.hot import INLINE_BYTES, Erasing, HotTier, Piece, SmallP
 from threadkeep.storage.hot_head import Head, base_fields
 from threadkeep.storage.hot_keys import all_shards, graves_key, index_key, owed_key, tries_key
 from threadkeep.storage.hot_remains import Loss, Remains
+from threadkeep.storage.record_ids import ID_BYTES
 
 T = TypeVar("T")
 
@@ -276,7 +277,17 @@ class TierFlow:
             base, ids = b"", b""
             await self.hot.stage_pieces(staging[0], copy.pieces)
             await self.hot.stage_ids(staging[2], copy.ids)
-        args = [ticket, gen, len(copy.pieces), len(copy.ids) // 16, copy.rev, copy.archived, base, ids, *copy.fields]
+        args = [
+            ticket,
+            gen,
+            len(copy.pieces),
+            len(copy.ids) // ID_BYTES,
+            copy.rev,
+            copy.archived,
+            base,
+            ids,
+            *copy.fields,
+        ]
         status, *rest = await self.hot.call("restore", ref, args, staging=staging)
         return Restored(status.decode(), *(int(part) for part in rest))
 
@@ -420,9 +431,10 @@ class TierFlow:
         """
         return _each(await self.hot.call_many("lapse", [(ref, []) for ref in refs]), _lapsed)
 
-    async def drop_outdated(self, ref: ThreadRef, archived: int) -> bool:
-        """Drop a cached copy that is older than revision `archived`, which the archive is known to hold."""
-        return bool(await self.hot.call("drop_outdated", ref, [archived]))
+    async def drop_outdated(self, archived: Sequence[tuple[ThreadRef, int]]) -> int:
+        """Drop cached copies that are older than revisions which the archive is known to hold; how many were."""
+        replies = await self.hot.call_many("drop_outdated", [(ref, [rev]) for ref, rev in archived])
+        return sum(reply for reply in replies if isinstance(reply, int))
 
     # --- erase ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from threadkeep.errors import ArchiveCorrupt
-from threadkeep.model import JsonObject, Seal, ThreadRef, ThreadStat, checked_labels, dump_json, load_json
+from threadkeep.model import JsonObject, Seal, ThreadRef, ThreadStat, checked_labels
+from threadkeep.strict_json import dump_json, load_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ PIECE_BYTES: Final = 1024 * 1024
 class ThreadKeys:
     """All keys of one thread, and of its shard, in the order in which every script takes them.
 
-    `head` hash · `base` list of pieces · `log` list of records · `ids` 16 bytes a message · `ticket` hash of a hydrate
+    `head` hash · `base` list of pieces · `log` list of records · `ids` 8 bytes a message · `ticket` hash of a hydrate
     under way · `index` zset of the shard's hot threads · `erasing` hash while an erase runs · `tries` hash of the
     shard's runs that have not ended · `epoch` string that vanishes with the shard's memory · `owed` zset of the shard's
     threads about which the catalog is still to be told.

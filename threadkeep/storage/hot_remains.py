@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from threadkeep.storage.hot_head import Head
+from threadkeep.storage.record_ids import ID_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Remains:
         if not reply:
             return None
         seen, pieces, records, hashes, *flat = reply
-        return cls(Head.parse(flat) if flat else None, pieces, records, hashes // 16, int(float(seen)))
+        return cls(Head.parse(flat) if flat else None, pieces, records, hashes // ID_BYTES, int(float(seen)))
 
     @property
     def rev(self) -> int:

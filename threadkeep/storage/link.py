@@ -5,19 +5,16 @@ them in one step without an event loop; over an `AsyncLink` they are awaited as 
 """
 
 import asyncio
-import hashlib
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final, Protocol, TypeVar
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -35,33 +32,15 @@ from redis.retry import Retry
 
 from threadkeep.config import Settings
 from threadkeep.errors import StoreFull, StoreRefused, StoreUnavailable, ThreadkeepError
+from threadkeep.storage.connections import AsyncConnections, Command, Connections, listening_client
+from threadkeep.storage.scripts import script
 
 T = TypeVar("T")
-Command = tuple[Any, ...]
 Call = tuple[Sequence[str], Sequence[Any]]
 """Keys and arguments of a script."""
 
 FAILURES: Final = (RedisError, UnicodeEncodeError)
 """What a client raises: the latter for an argument that is no text that could be sent."""
-UNBOUNDED: Final = 2**31
-"""Connections; a pool of redis-py that is given no number stops at 100."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua operation: the shared prelude and one file."""
-
-    name: str
-    text: str
-    sha: str
-
-
-@cache
-def script(name: str) -> Script:
-    """The script `lua/<name>.lua`, behind `lua/prelude.lua`."""
-    lua = files("threadkeep.storage") / "lua"
-    text = f"{(lua / 'prelude.lua').read_text()}\n{(lua / f'{name}.lua').read_text()}"
-    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class Listener(Protocol):
@@ -135,51 +114,62 @@ async def _next(items: AsyncIterator[T]) -> T:
     return await anext(items)
 
 
-class SyncLink:
-    """Blocking, to one server. Safe to share between threads; connections are made in the process that uses them."""
+class _ServerLink(ABC):
+    """What both links to one server have in common."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._clients: _Clients | None = None
-        self._pid = 0
+    @abstractmethod
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """As of `Connections.exchange`."""
 
     async def run(self, *command: Any) -> Any:
         try:
-            return self._connected().commands.execute_command(*command)
+            (reply,) = await self._exchange([command])
+            return _sound(reply)
         except FAILURES as error:
             raise mapped(error, str(command[0])) from error
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            with self._connected().commands.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return _sound(pipe.execute(raise_on_error=False))
+            return [_sound(reply) for reply in await self._exchange(commands)]
         except FAILURES as error:
             raise mapped(error, "a batch of commands") from error
 
     async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        client, body = self._connected().commands, script(name)
+        body = script(name)
         try:
-            try:
-                return client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                return client.execute_command("EVAL", body.text, len(keys), *keys, *args)
+            (reply,) = await self._exchange([("EVALSHA", body.sha, len(keys), *keys, *args)])
+            if isinstance(reply, NoScriptError):
+                (reply,) = await self._exchange([("EVAL", body.text, len(keys), *keys, *args)])
+            return _sound(reply)
         except FAILURES as error:
             raise mapped(error, name) from error
 
     async def call_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         try:
-            with self._connected().commands.pipeline(transaction=False) as pipe:
-                for command in _loaded(name, calls):
-                    pipe.execute_command(*command)
-                return _each_mapped(pipe.execute(raise_on_error=False), name)
+            replies = await self._exchange(list(_loaded(name, calls)))
         except FAILURES as error:
             raise mapped(error, name) from error
+        return [mapped(reply, name) if isinstance(reply, RedisError) else reply for reply in replies]
+
+
+class SyncLink(_ServerLink):
+    """Blocking, to one server. Safe to share between threads; connections are made in the process that uses them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connections: Connections | None = None
+        self._listening: Any = None
+        self._pid = 0
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        self._enter()
+        if self._connections is None:
+            self._connections = Connections(self._settings)
+        return self._connections.exchange(commands)
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator["Listener"]:
-        pubsub = self._connected().listeners.pubsub(ignore_subscribe_messages=True)
+        pubsub = self._listener().pubsub(ignore_subscribe_messages=True)
         try:
             try:
                 pubsub.subscribe(channel)
@@ -190,24 +180,37 @@ class SyncLink:
             pubsub.close()
 
     async def info(self) -> Sequence[Mapping[str, Any]]:
-        return [await self.run("INFO")]
+        try:
+            return [self._listener().info()]
+        except FAILURES as error:
+            raise mapped(error, "INFO") from error
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251  a SyncLink blocks: that is what it is for
 
     async def close(self) -> None:
-        clients, self._clients = self._clients, None
-        if clients is not None and self._pid == os.getpid():
-            clients.commands.close()
-            clients.listeners.close()
+        self._enter()
+        connections, self._connections = self._connections, None
+        listening, self._listening = self._listening, None
+        if connections is not None:
+            connections.close()
+        if listening is not None:
+            listening.close()
 
-    def _connected(self) -> "_Clients":
-        """No lock is taken, since a fork would copy it as it is; two threads at once only make a client too many."""
-        clients = self._clients
-        if clients is None or self._pid != os.getpid():
-            clients = _connect(self._settings, redis, Retry)
-            self._clients, self._pid = clients, os.getpid()
-        return clients
+    def _listener(self) -> Any:
+        self._enter()
+        if self._listening is None:
+            self._listening = listening_client(self._settings, redis, Retry)
+        return self._listening
+
+    def _enter(self) -> None:
+        """Leave a parent's connections alone.
+
+        No lock is taken, since a fork would copy it as it is; two threads at once only make connections too many.
+        """
+        if self._pid != os.getpid():
+            self._connections = self._listening = None
+            self._pid = os.getpid()
 
 
 @dataclass(slots=True)
@@ -225,51 +228,24 @@ class _SyncListener:
         return False
 
 
-class AsyncLink:
+class AsyncLink(_ServerLink):
     """For asyncio, to one server. Connections belong to the running loop; another loop gets its own."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._clients: _Clients | None = None
+        self._connections: AsyncConnections | None = None
+        self._listening: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, *command: Any) -> Any:
-        try:
-            return await self._connected().commands.execute_command(*command)
-        except FAILURES as error:
-            raise mapped(error, str(command[0])) from error
-
-    async def batch(self, commands: Sequence[Command]) -> list[Any]:
-        try:
-            async with self._connected().commands.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return _sound(await pipe.execute(raise_on_error=False))
-        except FAILURES as error:
-            raise mapped(error, "a batch of commands") from error
-
-    async def call(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        client, body = self._connected().commands, script(name)
-        try:
-            try:
-                return await client.execute_command("EVALSHA", body.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                return await client.execute_command("EVAL", body.text, len(keys), *keys, *args)
-        except FAILURES as error:
-            raise mapped(error, name) from error
-
-    async def call_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        try:
-            async with self._connected().commands.pipeline(transaction=False) as pipe:
-                for command in _loaded(name, calls):
-                    pipe.execute_command(*command)
-                return _each_mapped(await pipe.execute(raise_on_error=False), name)
-        except FAILURES as error:
-            raise mapped(error, name) from error
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        self._enter()
+        if self._connections is None:
+            self._connections = AsyncConnections(self._settings)
+        return await self._connections.exchange(commands)
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator["Listener"]:
-        pubsub = self._connected().listeners.pubsub(ignore_subscribe_messages=True)
+        pubsub = self._listener().pubsub(ignore_subscribe_messages=True)
         try:
             try:
                 await pubsub.subscribe(channel)
@@ -280,23 +256,34 @@ class AsyncLink:
             await pubsub.aclose()
 
     async def info(self) -> Sequence[Mapping[str, Any]]:
-        return [await self.run("INFO")]
+        try:
+            return [await self._listener().info()]
+        except FAILURES as error:
+            raise mapped(error, "INFO") from error
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        clients, self._clients = self._clients, None
-        if clients is not None and self._loop is asyncio.get_running_loop():
-            await clients.commands.aclose()
-            await clients.listeners.aclose()
+        self._enter()
+        connections, self._connections = self._connections, None
+        listening, self._listening = self._listening, None
+        if connections is not None:
+            await connections.close()
+        if listening is not None:
+            await listening.aclose()
 
-    def _connected(self) -> "_Clients":
+    def _listener(self) -> Any:
+        self._enter()
+        if self._listening is None:
+            self._listening = listening_client(self._settings, redis.asyncio, redis.asyncio.retry.Retry)
+        return self._listening
+
+    def _enter(self) -> None:
         loop = asyncio.get_running_loop()
-        if self._clients is None or self._loop is not loop:
-            self._clients = _connect(self._settings, redis.asyncio, redis.asyncio.retry.Retry)
+        if self._loop is not loop:
+            self._connections = self._listening = None
             self._loop = loop
-        return self._clients
 
 
 @dataclass(slots=True)
@@ -314,31 +301,6 @@ class _AsyncListener:
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Clients:
-    """One for commands, whose callers queue for a connection, and one for listeners, each of which holds its own."""
-
-    commands: Any
-    listeners: Any
-
-
-def _connect(settings: Settings, kit: Any, retry: Any) -> _Clients:
-    """Clients that retry a broken connection once, at once: the only layer in which a server is asked again."""
-    options: dict[str, Any] = {
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_connect_timeout,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-        "retry": retry(NoBackoff(), 1),
-        "client_name": "threadkeep",
-    }
-    queueing = kit.BlockingConnectionPool.from_url(
-        settings.redis_url, max_connections=settings.redis_max_connections, timeout=settings.redis_timeout, **options
-    )
-    unbounded = kit.ConnectionPool.from_url(settings.redis_url, max_connections=UNBOUNDED, **options)
-    return _Clients(kit.Redis.from_pool(queueing), kit.Redis.from_pool(unbounded))
-
-
 def _loaded(name: str, calls: Sequence[Call]) -> Iterator[Command]:
     """The calls, the first with the script's text, which a server that was restarted has forgotten."""
     body = script(name)
@@ -347,16 +309,10 @@ def _loaded(name: str, calls: Sequence[Call]) -> Iterator[Command]:
         yield *told, len(keys), *keys, *args
 
 
-def _each_mapped(replies: Sequence[Any], operation: str) -> list[Any]:
-    return [mapped(reply, operation) if isinstance(reply, RedisError) else reply for reply in replies]
-
-
-def _sound(replies: Sequence[Any]) -> list[Any]:
-    """The replies of a batch; an error among them is raised as it came, for a pipeline's own quotes the command."""
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
-    return list(replies)
+def _sound(reply: Any) -> Any:
+    if isinstance(reply, RedisError):
+        raise reply
+    return reply
 
 
 def mapped(error: Exception, operation: str) -> ThreadkeepError:

@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import Final
 
-from threadkeep.storage.link import script
+from threadkeep.storage.scripts import script
 from threadkeep.testing.faults import Step
 from threadkeep.testing.schedule import Footprint
 

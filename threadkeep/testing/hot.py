@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 import pytest
 
 from threadkeep.model import ArchiveMeta, Entry, StoredObject, ThreadRef, fresh_mark
-from threadkeep.storage.archive import NO_CHAIN, id_hash
+from threadkeep.storage.archive import NO_CHAIN
 from threadkeep.storage.hot import HotTier, Written
 from threadkeep.storage.hot_flow import Mending, Restorable, SealedFlush, TierFlow, restored_fields
 from threadkeep.storage.hot_head import Head, identity_fields
 from threadkeep.storage.hot_remains import Loss
 from threadkeep.storage.parts import plain_parts
+from threadkeep.storage.record_ids import ID_BYTES, id_hash
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -397,7 +398,7 @@ class HotTierContract:
         head, mending = start.remains.head, Mending([], ids, ["chain", NO_CHAIN])
         assert now(flow.mend(REF, "0a", head, mending)) == "refused"
         assert now(flow.mend(REF, start.ticket, replace(head, rev=head.rev + 1), mending)) == "moved"
-        assert now(flow.mend(REF, start.ticket, head, Mending([], ids[:16], []))) == "unstaged"
+        assert now(flow.mend(REF, start.ticket, head, Mending([], ids[:ID_BYTES], []))) == "unstaged"
         assert now(flow.mend(REF, start.ticket, head, mending)) == "mended"
         assert now(flow.mend(REF, start.ticket, head, mending)) == "present"
         mended = self.head(hot, now)

@@ -5,6 +5,6 @@ expect('ttnt')
 local h = thread()
 if redis.call('EXISTS', ERASING) == 1 or not h or not lists(h, ARGV[4]) then return 'gone' end
 local next_rev = tonumber(ARGV[6]) + 1
-redis.call('HSET', HEAD, 'etag', ARGV[5], 'rev', int(math.max(h.rev, next_rev)))
-if ARGV[7] == '1' then redis.call('HSET', HEAD, 'born', int(math.max(tonumber(h.born), next_rev))) end
+redis.call('HSET', HEAD, 'etag', ARGV[5], 'rev', math.max(h.rev, next_rev))
+if ARGV[7] == '1' then redis.call('HSET', HEAD, 'born', math.max(tonumber(h.born), next_rev)) end
 return 'ok'

@@ -7,7 +7,7 @@ if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local keep_until = NOW_MS + tonumber(ARGV[8])
 local h = thread()
 if h then
-  redis.call('HSET', HEAD, 'keep_until', int(math.max(h.keep_until, keep_until)))
+  redis.call('HSET', HEAD, 'keep_until', math.max(h.keep_until, keep_until))
   h.keep_until = math.max(h.keep_until, keep_until)
   rest(h)
   return {'present'}
@@ -20,9 +20,9 @@ if found[2] == 'lost' and not found[5] then
   return {'lost', found[1], found[6]}
 end
 local mark = found[1] or ARGV[4]
-redis.call('HSET', TICKET, 'mark', mark, 'keep_until', int(math.max(keep_until, tonumber(found[4] or '0'))))
+redis.call('HSET', TICKET, 'mark', mark, 'keep_until', math.max(keep_until, tonumber(found[4] or '0')))
 redis.call('HDEL', TICKET, 'verdict', 'reason', 'heard')
 redis.call('PEXPIRE', TICKET, ARGV[6])
 if found[3] and NOW_MS - tonumber(found[3]) < tonumber(ARGV[7]) and not found[2] then return {'asked', mark} end
-redis.call('HSET', TICKET, 'asked', ARGV[5], 'asked_at', int(NOW_MS))
+redis.call('HSET', TICKET, 'asked', ARGV[5], 'asked_at', NOW_MS)
 return {'enqueue', mark}

@@ -9,8 +9,9 @@ if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if not h then return {'absent'} end
 local mode = ARGV[5]
-for _, asked in ipairs({redis.call('HGET', HEAD, 'flush_mode') or mode, redis.call('HGET', HEAD, 'wanted') or mode}) do
-  if STRENGTH[asked] > STRENGTH[mode] then mode = asked end
+local asked = redis.call('HMGET', HEAD, 'flush_mode', 'wanted')
+for i = 1, 2 do
+  if asked[i] and STRENGTH[asked[i]] > STRENGTH[mode] then mode = asked[i] end
 end
 redis.call('HDEL', HEAD, 'flush_token', 'flush_mode', 'flush_at')
 if not h.dirty then return {'clean', mode, redis.call('HGETALL', HEAD)} end
@@ -26,4 +27,4 @@ if not lists(h, ARGV[4]) then
   end
   redis.call('HSET', HEAD, 'attempts', table.concat(kept, ' '))
 end
-return {'go', mode, redis.call('HGETALL', HEAD), small_parts(tonumber(ARGV[9]), false)}
+return {'go', mode, redis.call('HGETALL', HEAD), small_parts(h, tonumber(ARGV[9]), false)}

@@ -5,8 +5,11 @@
 --     | {'set_aside', deaths, ticket or ''} | {'erasing'}
 expect('tdnttn')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
-redis.call('SET', EPOCH, ARGV[7], 'NX')
 local epoch = redis.call('GET', EPOCH)
+if not epoch then
+  epoch = ARGV[7]
+  redis.call('SET', EPOCH, epoch)
+end
 local h = thread()
 if h then
   redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)

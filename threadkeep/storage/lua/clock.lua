@@ -1,3 +1,3 @@
 -- The time of the server that holds the thread, in microseconds: what revisions and expiries there are counted in.
 expect('')
-return int(NOW)
+return NOW

@@ -17,7 +17,7 @@ if ARGV[6] ~= '' then
 end
 local pieces, base_count, count = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('LLEN', KEYS[12]) ~= count - base_count
-  or redis.call('STRLEN', KEYS[13]) ~= 16 * count then
+  or redis.call('STRLEN', KEYS[13]) ~= ID_BYTES * count then
   return {'unstaged'}
 end
 vanish()
@@ -25,9 +25,9 @@ redis.call('UNLINK', TICKET)
 for i, key in ipairs({BASE, LOG, IDS}) do
   if redis.call('EXISTS', KEYS[10 + i]) == 1 then redis.call('RENAME', KEYS[10 + i], key) end
 end
-local born = int(math.max(NOW, floor + 1))
-redis.call('HSET', HEAD, 'rev', born, 'archived', 0, 'born', born, 'gen', ARGV[7], 'active', int(NOW_MS),
-  'dirty_since', int(NOW_MS), 'pieces', pieces, 'base_count', base_count, 'count', count,
-  'lease', ARGV[4], 'lease_until', int(NOW_MS + tonumber(ARGV[5])), unpack(ARGV, 11))
+local born = math.max(NOW, floor + 1)
+redis.call('HSET', HEAD, 'rev', born, 'archived', 0, 'born', born, 'gen', ARGV[7], 'active', NOW_MS,
+  'dirty_since', NOW_MS, 'pieces', pieces, 'base_count', base_count, 'count', count,
+  'lease', ARGV[4], 'lease_until', NOW_MS + tonumber(ARGV[5]), unpack(ARGV, 11))
 stay()
 return {'ok', unpack(redis.call('HGETALL', HEAD))}

@@ -7,11 +7,11 @@ expect('tttt')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if not h then return {'absent'} end
-if h.gen == ARGV[6] then return {'ok', int(h.rev)} end
+if h.gen == ARGV[6] then return {'ok', h.rev} end
 if h.gen ~= ARGV[4] or int(h.rev) ~= ARGV[5] then return {'moved'} end
 h.rev = math.max(h.rev + 1, NOW)
 redis.call('HDEL', HEAD, 'base_etag')
-redis.call('HSET', HEAD, 'rev', int(h.rev), 'gen', ARGV[6], 'etag', ARGV[7])
-if not h.dirty then redis.call('HSET', HEAD, 'dirty_since', int(NOW_MS)) end
+redis.call('HSET', HEAD, 'rev', h.rev, 'gen', ARGV[6], 'etag', ARGV[7])
+if not h.dirty then redis.call('HSET', HEAD, 'dirty_since', NOW_MS) end
 stay()
-return {'ok', int(h.rev)}
+return {'ok', h.rev}

@@ -17,10 +17,10 @@ if mark[1] ~= ARGV[4] then
   local upto = asked_now and math.max(NOW, hot_rev) or tonumber(ARGV[5])
   if born > upto then return {'newer'} end
   local rev = math.max(NOW, upto + 1, tonumber(mark[3] or '0'), hot_rev + 1)
-  redis.call('HSET', ERASING, 'request', ARGV[4], 'mark', ARGV[4] .. ' ' .. int(NOW), 'upto', int(upto), 'rev', int(rev))
+  redis.call('HSET', ERASING, 'request', ARGV[4], 'mark', ARGV[4] .. ' ' .. int(NOW), 'upto', upto, 'rev', rev)
   if asked_now then redis.call('HSET', ERASING, 'standing', '1') end
 end
-if h then redis.call('HSET', ERASING, 'hot_rev', int(h.rev), 'hot_count', int(h.count)) end
+if h then redis.call('HSET', ERASING, 'hot_rev', h.rev, 'hot_count', h.count) end
 vanish()
 redis.call('UNLINK', TICKET)
 redis.call('HDEL', TRIES, 'flush|' .. MEMBER, 'hydrate|' .. MEMBER)

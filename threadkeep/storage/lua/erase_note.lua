@@ -4,5 +4,5 @@
 expect('ttn')
 local found = redis.call('HMGET', ERASING, 'mark', ARGV[5])
 if found[1] ~= ARGV[4] then return 'lost' end
-redis.call('HSET', ERASING, ARGV[5], int(math.max(tonumber(found[2] or '0'), tonumber(ARGV[6]))))
+redis.call('HSET', ERASING, ARGV[5], math.max(tonumber(found[2] or '0'), tonumber(ARGV[6])))
 return 'ok'

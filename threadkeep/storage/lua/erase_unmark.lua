@@ -9,6 +9,6 @@ if redis.call('HGET', ERASING, 'mark') ~= ARGV[4] then return 'lost' end
 vanish()
 redis.call('UNLINK', ERASING, TICKET)
 redis.call('SET', KEYS[11], ARGV[6], 'PX', ARGV[5])
-if ARGV[7] ~= '' then redis.call('ZADD', KEYS[12], int(NOW_MS + tonumber(ARGV[8])), ARGV[7] .. ' ' .. MEMBER) end
+if ARGV[7] ~= '' then redis.call('ZADD', KEYS[12], NOW_MS + tonumber(ARGV[8]), ARGV[7] .. ' ' .. MEMBER) end
 announce('erased')
 return 'ok'

@@ -5,6 +5,6 @@ expect('ttm')
 if redis.call('EXISTS', ERASING) == 1 then return {'gone'} end
 local h = thread()
 if not h then return {'gone'} end
-if h.gen ~= ARGV[4] or int(h.rev) ~= ARGV[5] then return {'kept', int(NOW), '0'} end
+if h.gen ~= ARGV[4] or int(h.rev) ~= ARGV[5] then return {'kept', NOW, '0'} end
 announce('flushed')
 return leave(h, ARGV[6])

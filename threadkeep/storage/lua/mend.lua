@@ -13,13 +13,13 @@ local left = redis.call('HMGET', HEAD, 'gen', 'rev', 'count', 'base_count', 'kee
 if left[1] ~= ARGV[6] or left[2] ~= ARGV[7] then return {'moved'} end
 local count, pieces = tonumber(left[3]), tonumber(ARGV[8])
 if redis.call('LLEN', LOG) ~= count - tonumber(left[4]) then return {'moved'} end
-if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('STRLEN', KEYS[13]) ~= 16 * count then return {'unstaged'} end
+if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('STRLEN', KEYS[13]) ~= ID_BYTES * count then return {'unstaged'} end
 redis.call('UNLINK', BASE, IDS, TICKET)
 if pieces > 0 then redis.call('RENAME', KEYS[11], BASE) end
 if count > 0 then redis.call('RENAME', KEYS[13], IDS) end
 local keep_until = math.max(tonumber(left[5] or '0'), tonumber(told[2] or '0'))
 redis.call('HDEL', HEAD, 'base_etag')
-redis.call('HSET', HEAD, 'gen', ARGV[5], 'pieces', pieces, 'keep_until', int(keep_until), unpack(ARGV, 9))
+redis.call('HSET', HEAD, 'gen', ARGV[5], 'pieces', pieces, 'keep_until', keep_until, unpack(ARGV, 9))
 redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)
 rest(thread())
 announce('restored')

@@ -1,18 +1,25 @@
--- What every operation starts with: its keys, Redis's own clock, and the few rules that all of them keep.
--- KEYS  1 head (hash)  2 base (list of pieces)  3 log (list)  4 ids (16 bytes a message)  5 ticket (hash)
+-- What operations share: their keys, Redis's own clock, and the few rules that all of them keep. A block ends at an empty
+-- line and defines what its first line of code says; each operation is sent with the blocks that it uses, no others.
+-- KEYS  1 head (hash)  2 base (list of pieces)  3 log (list)  4 ids (ID_BYTES a message)  5 ticket (hash)
 --       6 index (zset)  7 erasing (hash)  8 tries (hash)  9 epoch  10 owed (zset)  11… as the operation says
 -- ARGV  1 the thread's index member   2 its channel   3 linger (ms)   4… as the operation says
-local HEAD, BASE, LOG, IDS, TICKET, INDEX, ERASING, TRIES, EPOCH, OWED =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local HEAD, BASE, LOG, IDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+
+local TICKET, INDEX, ERASING, TRIES, EPOCH, OWED = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+
 local MEMBER, CHANNEL, LINGER = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local PARTS = {HEAD, BASE, LOG, IDS}
+
+-- Bytes of the hash of a message id.
+local ID_BYTES = 8
+
 local STRENGTH = {checkpoint = 1, linger = 2, evict = 3}
 
 local clock = redis.call('TIME')
 local NOW = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local NOW_MS = math.floor(NOW / 1000)
 
--- Revisions exceed what Lua prints in full by itself; they stay below 2^53.
+-- A number as a text for other texts. Revisions exceed what Lua prints in full by itself, unlike Redis, to which numbers
+-- go as they are; they stay below 2^53.
 local function int(number) return string.format('%.0f', number) end
 
 -- A script that fails half-way is not undone, so all that could make it fail is looked at before it writes anything.
@@ -22,39 +29,40 @@ local function is_whole(text)
   return (text == '0' or string.find(text, '^[1-9]%d*$') ~= nil) and #text <= 16 and tonumber(text) < 2 ^ 52
 end
 
-local KINDS = {
-  t = function() return true end,                                                      -- any text
-  T = function(text) return text ~= '' end,
-  n = is_whole,
-  N = function(text) return text == '' or is_whole(text) end,
-  d = function(text) return is_whole(text) and tonumber(text) > 0 end,                 -- a duration
-  m = function(text) return STRENGTH[text] ~= nil end,                                 -- a flush's mode
-  h = function(text) return #text <= 64 and string.find(text, '^%x+$') ~= nil end,     -- a random mark
-}
-
--- Fields of a head that a caller may set, and their kinds; what a thread is made of belongs to the operations.
-local FIELDS = {
-  codec = 't', state = 't', labels = 't', forked_from = 't', chain = 't', etag = 't', base_etag = 't',
-  key = 't',
-  base_bytes = 'n', frames = 'n', raw_bytes = 'n', log_bytes = 'n', born = 'n',
-}
-
-local function check(at, kind)
-  if not ARGV[at] or not KINDS[kind](ARGV[at]) then refuse('argument ' .. at .. ' is missing or malformed') end
+-- Whether a text is of a kind: 't' any, 'T' none that is empty, 'n' a number, 'N' a number or nothing, 'd' a duration,
+-- 'm' a flush's mode, 'h' a random mark.
+local function is_of(kind, text)
+  if kind == 't' then return true end
+  if kind == 'n' then return is_whole(text) end
+  if kind == 'd' then return text ~= '0' and is_whole(text) end
+  if kind == 'h' then return #text <= 64 and string.find(text, '^%x+$') ~= nil end
+  if kind == 'T' then return text ~= '' end
+  if kind == 'N' then return text == '' or is_whole(text) end
+  return text == 'linger' or text == 'evict' or text == 'checkpoint'
 end
 
--- Pairs of a field and its value stand from one argument to another.
+local function check(at, kind)
+  if not ARGV[at] or not is_of(kind, ARGV[at]) then refuse('argument ' .. at .. ' is missing or malformed') end
+end
+
+-- Pairs of a field and its value stand from one argument to another: fields of a head that a caller may set. What a
+-- thread is made of belongs to the operations.
 local function check_pairs(first, last)
   if (last - first) % 2 == 0 or last - first > 64 or last > #ARGV then refuse('its fields are no pairs') end
+  if last < first then return end
+  local fields = {
+    codec = 't', state = 't', labels = 't', forked_from = 't', chain = 't', etag = 't', base_etag = 't', key = 't',
+    base_bytes = 'n', frames = 'n', raw_bytes = 'n', log_bytes = 'n', born = 'n',
+  }
   for at = first, last, 2 do
-    local kind = FIELDS[ARGV[at]]
+    local kind = fields[ARGV[at]]
     if not kind then refuse('argument ' .. at .. ' names no field that can be set') end
     check(at + 1, kind)
   end
 end
 
--- What an operation takes from ARGV[4] on: a letter of KINDS for each argument; at the end `p` for pairs of a field and
--- its value, or `*` for what the operation looks at itself. And how many KEYS behind those that all of them have.
+-- What an operation takes from ARGV[4] on: the kind of each argument; at the end `p` for pairs of a field and its value,
+-- or `*` for what the operation looks at itself. And how many KEYS behind those that all of them have.
 local function expect(kinds, keys)
   if #KEYS < 10 + (keys or 0) then refuse('keys are missing') end
   check(3, 'n')
@@ -65,26 +73,22 @@ local function expect(kinds, keys)
   if fixed == #kinds and #ARGV > 3 + fixed then refuse('there are too many arguments') end
 end
 
-local FACTS = {'rev', 'archived', 'born', 'count', 'base_count', 'pieces', 'log_bytes', 'lease_until', 'keep_until',
-  'dirty_since', 'gen', 'lease', 'etag', 'attempts'}
-local NUMBERS = 10  -- the first so many of them
-
 -- The thread's facts, or nil if any key or length is missing: a thread is whole here or absent.
 local function thread()
-  local found = redis.call('HMGET', HEAD, unpack(FACTS))
-  if not found[1] then return nil end
-  local h = {}
-  for i, name in ipairs(FACTS) do
-    if i > NUMBERS then
-      h[name] = found[i] or ''
-    else
-      if found[i] and not string.find(found[i], '^%-?%d+$') then refuse('the head\'s ' .. name .. ' is no number') end
-      h[name] = tonumber(found[i] or '0')
-    end
-  end
+  local f = redis.call('HMGET', HEAD, 'rev', 'archived', 'born', 'count', 'base_count', 'pieces', 'log_bytes',
+    'lease_until', 'keep_until', 'dirty_since', 'gen', 'lease', 'etag', 'attempts')
+  if not f[1] then return nil end
+  for i = 2, 10 do f[i] = f[i] or '0' end
+  if string.find(table.concat(f, ' ', 1, 10), '[^%d %-]') then refuse('a number of the head is none') end
+  local h = {
+    rev = tonumber(f[1]), archived = tonumber(f[2]), born = tonumber(f[3]), count = tonumber(f[4]),
+    base_count = tonumber(f[5]), pieces = tonumber(f[6]), log_bytes = tonumber(f[7]), lease_until = tonumber(f[8]),
+    keep_until = tonumber(f[9]), dirty_since = tonumber(f[10]),
+    gen = f[11] or '', lease = f[12] or '', etag = f[13] or '', attempts = f[14] or '',
+  }
   if redis.call('LLEN', BASE) ~= h.pieces then return nil end
   if redis.call('LLEN', LOG) ~= h.count - h.base_count then return nil end
-  if redis.call('STRLEN', IDS) ~= 16 * h.count then return nil end
+  if redis.call('STRLEN', IDS) ~= ID_BYTES * h.count then return nil end
   h.dirty = h.rev ~= h.archived
   h.leased = h.lease ~= '' and h.lease_until > NOW_MS
   return h
@@ -92,11 +96,10 @@ end
 
 -- The base's pieces, the log's records and the ids of a thread that is here; false for what has more than `most` bytes,
 -- which is read in pages, and for ids that are not wanted.
-local function small_parts(most, with_ids)
-  local sizes = redis.call('HMGET', HEAD, 'base_bytes', 'log_bytes')
-  local base = tonumber(sizes[1] or '0') <= most and redis.call('LRANGE', BASE, 0, -1)
-  local log = tonumber(sizes[2] or '0') <= most and redis.call('LRANGE', LOG, 0, -1)
-  local ids = with_ids and redis.call('STRLEN', IDS) <= most and (redis.call('GET', IDS) or '')
+local function small_parts(h, most, with_ids)
+  local base = tonumber(redis.call('HGET', HEAD, 'base_bytes') or '0') <= most and redis.call('LRANGE', BASE, 0, -1)
+  local log = h.log_bytes <= most and redis.call('LRANGE', LOG, 0, -1)
+  local ids = with_ids and ID_BYTES * h.count <= most and (redis.call('GET', IDS) or '')
   return base, log, ids
 end
 
@@ -110,7 +113,7 @@ end
 
 -- Hot: no part may expire, and the sweep finds it.
 local function stay()
-  for _, key in ipairs(PARTS) do redis.call('PERSIST', key) end
+  for _, key in ipairs({HEAD, BASE, LOG, IDS}) do redis.call('PERSIST', key) end
   redis.call('ZADD', INDEX, NOW_MS, MEMBER)
 end
 
@@ -119,21 +122,21 @@ local function date_debts()
   if redis.call('TYPE', OWED).ok ~= 'set' then return end
   local members = redis.call('SMEMBERS', OWED)
   redis.call('UNLINK', OWED)
-  for _, member in ipairs(members) do redis.call('ZADD', OWED, int(NOW), member) end
+  for _, member in ipairs(members) do redis.call('ZADD', OWED, NOW, member) end
 end
 
 -- The catalog is still to be told of what is so from now on; whoever has told it takes the thread out again, or the
 -- sweep tells it.
 local function owe()
   date_debts()
-  redis.call('ZADD', OWED, int(NOW), MEMBER)
+  redis.call('ZADD', OWED, NOW, MEMBER)
 end
 
 -- Clean and unleased: a copy that may vanish, but only as a whole and not before those who wait for it can arrive. Once
 -- it has left the index no sweep sees that it is hot no more, so the catalog is owed that.
 local function fade(h, linger)
   local ms = math.max(linger, h.keep_until - NOW_MS)
-  for _, key in ipairs(PARTS) do redis.call('PEXPIRE', key, int(ms)) end
+  for _, key in ipairs({HEAD, BASE, LOG, IDS}) do redis.call('PEXPIRE', key, ms) end
   if redis.call('ZREM', INDEX, MEMBER) == 1 then owe() end
   return NOW_MS + ms
 end
@@ -150,10 +153,10 @@ end
 
 local function announce(news) redis.call('PUBLISH', CHANNEL, news) end
 
--- Why a session may not write: nil if it may. An expired lease that nobody took over still is its holder's.
+-- Why a session may not write: nil if it may. An expired lease that nobody took over still is its holder's. Where a head
+-- is, no erasure is under way: marking one removes it, and while the mark stands none is made.
 local function refusal(h, token)
-  if redis.call('EXISTS', ERASING) == 1 then return 'erasing' end
-  if not h then return 'absent' end
+  if not h then return redis.call('EXISTS', ERASING) == 1 and 'erasing' or 'absent' end
   if h.lease == '' or h.lease ~= token then return 'fenced' end
   return nil
 end
@@ -169,8 +172,8 @@ end
 -- A thread that was dirty or leased before has none already; whoever brought in keys that have one calls `stay` himself.
 local function changed(h, lease_ms, fields)
   h.rev = math.max(h.rev + 1, NOW)
-  redis.call('HSET', HEAD, 'rev', int(h.rev), 'active', int(NOW_MS), 'lease_until', int(NOW_MS + lease_ms), unpack(fields))
-  if not h.dirty then redis.call('HSET', HEAD, 'dirty_since', int(NOW_MS)) end
+  redis.call('HSET', HEAD, 'rev', h.rev, 'active', NOW_MS, 'lease_until', NOW_MS + lease_ms, unpack(fields))
+  if not h.dirty then redis.call('HSET', HEAD, 'dirty_since', NOW_MS) end
   if h.dirty or h.leased then redis.call('ZADD', INDEX, NOW_MS, MEMBER) else stay() end
 end
 
@@ -182,7 +185,7 @@ local function ask_flush(mode, token, marker_ms)
     return 'coalesced'
   end
   if found[1] and STRENGTH[found[2]] > STRENGTH[mode] then mode = found[2] end
-  redis.call('HSET', HEAD, 'flush_token', token, 'flush_mode', mode, 'flush_at', int(NOW_MS))
+  redis.call('HSET', HEAD, 'flush_token', token, 'flush_mode', mode, 'flush_at', NOW_MS)
   return 'enqueue'
 end
 
@@ -199,15 +202,15 @@ local function leave(h, mode)
   redis.call('HDEL', HEAD, 'wanted')
   if h.dirty or h.leased then
     stay()
-    return {'kept', int(NOW), '0'}
+    return {'kept', NOW, 0}
   end
   if mode == 'evict' and h.keep_until <= NOW_MS then
     vanish()
     owe()
-    return {'evicted', int(NOW), '0'}
+    return {'evicted', NOW, 0}
   end
   owe()
-  return {'lingers', int(NOW), int(fade(h, mode == 'evict' and 0 or LINGER))}
+  return {'lingers', NOW, fade(h, mode == 'evict' and 0 or LINGER)}
 end
 
 -- A run begins. One that began before and never ended has died: the same run again, or another after its time limit.

@@ -5,4 +5,4 @@ expect('nt')
 if redis.call('EXISTS', ERASING) == 1 then return {'absent'} end
 local h = thread()
 if not h then return {'absent'} end
-return {'here', redis.call('HGETALL', HEAD), small_parts(tonumber(ARGV[4]), ARGV[5] == '1')}
+return {'here', redis.call('HGETALL', HEAD), small_parts(h, tonumber(ARGV[4]), ARGV[5] == '1')}

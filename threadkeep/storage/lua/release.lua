@@ -7,16 +7,16 @@ expect('tmtnn')
 local h = thread()
 local fallen = behind(h, ARGV[8])
 local no = refusal(h, ARGV[4])
-if no == 'fenced' then return {no, int(h.rev)} end
+if no == 'fenced' then return {no, h.rev} end
 if no then return {no} end
 redis.call('HDEL', HEAD, 'lease', 'lease_until')
 h.leased = false
 if not h.dirty and not fallen then
   leave(h, ARGV[5])
-  return {'clean', int(h.rev)}
+  return {'clean', h.rev}
 end
 if not h.dirty then
   owe()
   rest(h)
 end
-return {ask_flush(ARGV[5], ARGV[6], tonumber(ARGV[7])), int(h.rev)}
+return {ask_flush(ARGV[5], ARGV[6], tonumber(ARGV[7])), h.rev}

@@ -4,6 +4,6 @@
 expect('td')
 local no = refusal(thread(), ARGV[4])
 if no then return no end
-redis.call('HSET', HEAD, 'lease_until', int(NOW_MS + tonumber(ARGV[5])))
+redis.call('HSET', HEAD, 'lease_until', NOW_MS + tonumber(ARGV[5]))
 stay()
 return 'ok'

@@ -7,7 +7,7 @@ expect('ttnnnnttp')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
 if h then
-  if h.gen == ARGV[5] then return {'restored', int(NOW), int(rest(h))} end
+  if h.gen == ARGV[5] then return {'restored', NOW, rest(h)} end
   return {'present'}
 end
 local found = redis.call('HMGET', TICKET, 'mark', 'keep_until')
@@ -16,9 +16,9 @@ if ARGV[9] ~= '0' and ARGV[9] ~= ARGV[8] then refuse('its archived rev is anothe
 local pieces, count = tonumber(ARGV[6]), tonumber(ARGV[7])
 local staged = KEYS[13] ~= nil
 if staged then
-  if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('STRLEN', KEYS[13]) ~= 16 * count then return {'unstaged'} end
+  if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('STRLEN', KEYS[13]) ~= ID_BYTES * count then return {'unstaged'} end
 else
-  if pieces ~= (ARGV[10] == '' and 0 or 1) or #ARGV[11] ~= 16 * count then refuse('its parts are not as many as it says') end
+  if pieces ~= (ARGV[10] == '' and 0 or 1) or #ARGV[11] ~= ID_BYTES * count then refuse('its parts are not as many as it says') end
   redis.call('HSET', TICKET, 'mark', ARGV[4])  -- where memory is full, this is refused before anything is changed
 end
 vanish()
@@ -30,10 +30,10 @@ if count > 0 then
   if staged then redis.call('RENAME', KEYS[13], IDS) else redis.call('SET', IDS, ARGV[11]) end
 end
 redis.call('HSET', HEAD, 'rev', ARGV[8], 'archived', ARGV[9], 'gen', ARGV[5], 'pieces', pieces, 'base_count', count,
-  'count', count, 'active', int(NOW_MS), 'keep_until', found[2] or '0', unpack(ARGV, 12))
-if ARGV[8] ~= ARGV[9] then redis.call('HSET', HEAD, 'dirty_since', int(NOW_MS)) end
+  'count', count, 'active', NOW_MS, 'keep_until', found[2] or '0', unpack(ARGV, 12))
+if ARGV[8] ~= ARGV[9] then redis.call('HSET', HEAD, 'dirty_since', NOW_MS) end
 redis.call('HDEL', TRIES, 'hydrate|' .. MEMBER)
 owe()
-local expires = rest(thread())
+local expires = rest({dirty = ARGV[8] ~= ARGV[9], leased = false, keep_until = tonumber(found[2] or '0')})
 announce('restored')
-return {'restored', int(NOW), int(expires)}
+return {'restored', NOW, expires}

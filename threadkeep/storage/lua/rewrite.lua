@@ -10,11 +10,11 @@ local h = thread()
 if behind(h, ARGV[12]) then return {'behind'} end
 local no = refusal(h, ARGV[4])
 if no then return {no} end
-if h.gen == ARGV[7] then return {'ok', int(h.rev), int(h.count)} end
+if h.gen == ARGV[7] then return {'ok', h.rev, h.count} end
 if h.gen ~= ARGV[6] then return {'moved'} end
 local pieces, base_count, count = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 if redis.call('LLEN', KEYS[11]) ~= pieces or redis.call('LLEN', KEYS[12]) ~= count - base_count
-  or redis.call('STRLEN', KEYS[13]) ~= 16 * count then
+  or redis.call('STRLEN', KEYS[13]) ~= ID_BYTES * count then
   return {'unstaged'}
 end
 redis.call('UNLINK', BASE, LOG, IDS)
@@ -25,5 +25,5 @@ redis.call('HDEL', HEAD, 'base_etag')
 redis.call('HSET', HEAD, 'pieces', pieces, 'base_count', base_count, 'count', count, 'gen', ARGV[7])
 changed(h, tonumber(ARGV[5]), {unpack(ARGV, 13)})
 stay()  -- what was staged would expire
-if ARGV[11] == '1' then redis.call('HSET', HEAD, 'born', int(h.rev)) end
-return {'ok', int(h.rev), int(count)}
+if ARGV[11] == '1' then redis.call('HSET', HEAD, 'born', h.rev) end
+return {'ok', h.rev, count}

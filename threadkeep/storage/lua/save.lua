@@ -7,4 +7,4 @@ if behind(h, ARGV[6]) then return {'behind'} end
 local no = refusal(h, ARGV[4])
 if no then return {no} end
 changed(h, tonumber(ARGV[5]), {unpack(ARGV, 7)})
-return {'ok', int(h.rev)}
+return {'ok', h.rev}

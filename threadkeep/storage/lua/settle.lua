@@ -24,7 +24,7 @@ local whole = h.rev == rev and not h.leased
 if whole and mode == 'evict' and h.keep_until <= NOW_MS then
   vanish()
   announce('flushed')
-  return {'evicted', int(NOW), '0'}
+  return {'evicted', NOW, '0'}
 end
 local staged = ARGV[14] == ''
 if pieces == 0 or (staged and (not KEYS[11] or redis.call('LLEN', KEYS[11]) ~= pieces)) then return {'stage'} end
@@ -40,12 +40,12 @@ else
   for _ = 1, pieces do redis.call('LMOVE', KEYS[11], BASE, 'LEFT', 'RIGHT') end
 end
 if records == h.count - h.base_count then redis.call('UNLINK', LOG) else redis.call('LTRIM', LOG, ARGV[8], -1) end
-redis.call('HINCRBY', HEAD, 'log_bytes', int(0 - tonumber(ARGV[9])))
+redis.call('HINCRBY', HEAD, 'log_bytes', 0 - tonumber(ARGV[9]))
 local attempts = {}
 for at, attempt in string.gmatch(h.attempts, '(%d+):(%x+)') do
   if tonumber(at) > rev then table.insert(attempts, at .. ':' .. attempt) end
 end
-redis.call('HSET', HEAD, 'archived', int(rev), 'gen', ARGV[6], 'base_count', ARGV[10], 'pieces', int(h.pieces + pieces),
-  'attempts', table.concat(attempts, ' '), 'dirty_since', int(NOW_MS), unpack(ARGV, 15))
+redis.call('HSET', HEAD, 'archived', rev, 'gen', ARGV[6], 'base_count', ARGV[10], 'pieces', h.pieces + pieces,
+  'attempts', table.concat(attempts, ' '), 'dirty_since', NOW_MS, unpack(ARGV, 15))
 announce('flushed')
 return leave(thread(), mode)

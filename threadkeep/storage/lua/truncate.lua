@@ -7,7 +7,7 @@ local h = thread()
 if behind(h, ARGV[10]) then return {'behind'} end
 local no = refusal(h, ARGV[4])
 if no then return {no} end
-if h.gen == ARGV[7] then return {'ok', int(h.rev), int(h.count)} end
+if h.gen == ARGV[7] then return {'ok', h.rev, h.count} end
 local keep = tonumber(ARGV[8])
 if h.gen ~= ARGV[6] or keep < h.base_count or keep > h.count then return {'moved'} end
 if keep == h.base_count then
@@ -18,8 +18,8 @@ end
 if keep == 0 then
   redis.call('UNLINK', IDS)
 else
-  redis.call('SET', IDS, redis.call('GETRANGE', IDS, 0, 16 * keep - 1))
+  redis.call('SET', IDS, redis.call('GETRANGE', IDS, 0, ID_BYTES * keep - 1))
 end
-redis.call('HINCRBY', HEAD, 'log_bytes', int(0 - tonumber(ARGV[9])))
-changed(h, tonumber(ARGV[5]), {'count', int(keep), 'gen', ARGV[7]})
-return {'ok', int(h.rev), int(keep)}
+redis.call('HINCRBY', HEAD, 'log_bytes', 0 - tonumber(ARGV[9]))
+changed(h, tonumber(ARGV[5]), {'count', keep, 'gen', ARGV[7]})
+return {'ok', h.rev, keep}
