@@ -5,20 +5,15 @@ from collections.abc import Callable
 
 from tests.fuzz.framing import Opened, closed, opened, swapped
 from threadkeep.errors import ArchiveCorrupt
-from threadkeep.model import Entry, Seal, ThreadRef, checked_record, checked_state, dump_json
-from threadkeep.storage.archive import (
-    NO_CHAIN,
-    Frame,
-    is_tombstone,
-    read_frames,
-    record_hashes,
-    seal_tail,
-    verify_owner,
-)
+from threadkeep.model import Entry, Seal, ThreadRef, checked_record, checked_state
+from threadkeep.storage.archive import NO_CHAIN, Frame, outlines, read_frames, seal_tail, verify_content
 from threadkeep.storage.hot import Contents
 from threadkeep.storage.hot_head import Head, base_fields, identity_fields
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.parts import entries_of, first_parts, hashes_of
+from threadkeep.storage.seals import verify_owner
+from threadkeep.storage.tombstones import is_tombstone
+from threadkeep.strict_json import dump_json
 
 REF = ThreadRef.of("t")
 LIMITS = ReadLimits(64 * 1024 * 1024)
@@ -34,11 +29,14 @@ def check(body: bytes) -> bool:
     is_tombstone(body)
     try:
         frames = list(read_frames(body, where="key", thread="t", limits=LIMITS))
-        hashes = b"".join(record_hashes(frame, where="key") for frame in frames)
+        hashes = b"".join(verify_content(frame, where="key") for frame in frames)
         if frames:
             verify_owner(frames[-1].seal, REF, where="key")
     except ArchiveCorrupt:
         return False
+    told = list(outlines(body, where="key", thread="t", limits=LIMITS))
+    assert [each.seal for each in told] == [frame.seal for frame in frames]
+    assert b"".join(each.ids for each in told) == hashes
     if frames:
         _comes_back(body, frames, hashes)
     return bool(frames)

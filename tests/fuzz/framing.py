@@ -1,5 +1,6 @@
 """Frames whose checksum, count and chain are right, whatever they hold: random bytes would never get past those."""
 
+import hashlib
 import json
 import random
 import re
@@ -8,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from threadkeep.errors import ArchiveCorrupt
 from threadkeep.storage.archive import NO_CHAIN, next_chain
+from threadkeep.storage.archive_index import index_of
+from threadkeep.storage.record_ids import id_hash, ids_in
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -16,6 +20,7 @@ else:
     from backports import zstd
 
 MAGIC = b"\x28\xb5\x2f\xfd"
+INDEX = b"\x54\x2a\x4d\x18"
 UNPACKED = 1 << 20
 """Bytes of a frame that are looked at; more is none of a fuzzer's business."""
 
@@ -81,7 +86,10 @@ def opened(body: bytes) -> list[Opened]:
     """What is in the frames of an archive, as far as it can be unpacked; nothing of it is checked."""
     found: list[Opened] = []
     at = 0
-    while body[at : at + 4] == MAGIC and len(found) < 64:
+    while body[at : at + 4] in (MAGIC, INDEX) and len(found) < 64:
+        if body[at : at + 4] == INDEX:
+            at += 8 + int.from_bytes(body[at + 4 : at + 8], "little")
+            continue
         try:
             size = zstd.get_frame_size(body[at:])
             raw = zstd.ZstdDecompressor().decompress(body[at : at + size], max_length=UNPACKED)
@@ -101,8 +109,19 @@ def closed(frames: Sequence[Opened]) -> bytes:
         count += frame.lines.count(b"\n")
         line = re.sub(rb'"chain":"[^"]*"', b'"chain":"%s"' % chain.encode(), frame.seal)
         line = re.sub(rb'"count":\d+', b'"count":%d' % count, line)
-        body += compressed(frame.lines + line + b"\n")
+        stored = compressed(frame.lines + line + b"\n")
+        body += stored + (index_behind(stored, frame, line + b"\n") if b'"v":3' in line else b"")
     return body
+
+
+def index_behind(stored: bytes, frame: Opened, line: bytes, **lies: Any) -> bytes:
+    """The index of a frame, right but for the lies: of records that have no ids it names others."""
+    try:
+        ids = ids_in(frame.lines, len(frame.lines), where="key")
+    except ArchiveCorrupt:
+        ids = b"".join(id_hash(repr(record)) for record in frame.records)
+    facts = {"digest": hashlib.sha256(frame.lines).digest(), "raw_bytes": len(frame.lines), "ids": ids, "line": line}
+    return index_of(stored, **{**facts, **lies}, level=1)
 
 
 def swapped(text: bytes, dice: random.Random) -> bytes:

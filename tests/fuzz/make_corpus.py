@@ -7,10 +7,11 @@ import gzip
 import json
 from pathlib import Path
 
-from tests.fuzz.framing import framed, sealed_with
+from tests.fuzz.framing import closed, framed, opened, sealed_with
 from threadkeep.model import Entry, Seal, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, seal_tail, tombstone
+from threadkeep.storage.archive import NO_CHAIN, seal_tail
 from threadkeep.storage.snapshot_v1 import write_v1
+from threadkeep.storage.tombstones import tombstone
 
 CORPUS = Path(__file__).parent / "corpus"
 REF = ThreadRef.of("t")
@@ -30,6 +31,8 @@ def archives() -> dict[str, bytes]:
     return {
         "one": seal_tail(records, SEAL, base_count=0, base_chain=NO_CHAIN).body,
         "two": first.body + second.body,
+        "indexed": closed(opened(framed(records, v=3))),
+        "index-missing": framed(records, v=3),
         "state-alone": seal_tail([], SEAL, base_count=0, base_chain=NO_CHAIN).body,
         "tombstone": tombstone(REF, rev=9, request="c41d"),
         "other-thread": framed(records, id="other"),

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from tests.fuzz.framing import swapped
 from threadkeep.errors import ArchiveCorrupt
-from threadkeep.model import checked_record, checked_state, dump_json
+from threadkeep.model import checked_record, checked_state
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.snapshot_v1 import read_v1, write_v1
+from threadkeep.strict_json import dump_json
 
 LIMITS = ReadLimits(64 * 1024 * 1024)
 UNPACKED = 1 << 20

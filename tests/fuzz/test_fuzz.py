@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 TARGETS = {"archive": archive, "snapshot_v1": snapshot_v1}
 SECONDS = 600 if os.environ.get("PROVE") else 9
 TAKEN = {
-    "archive": {"one", "two", "state-alone", "fork"},
+    "archive": {"one", "two", "indexed", "state-alone", "fork"},
     "snapshot_v1": {path.name for path in (CORPUS / "snapshot_v1").iterdir()},
 }
 

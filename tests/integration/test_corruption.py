@@ -11,9 +11,9 @@ from tests.integration.protocol import messages_in, user
 from threadkeep import ThreadRef
 from threadkeep.errors import ArchiveCorrupt, HydrateFailed
 from threadkeep.model import ArchiveMeta
-from threadkeep.storage import archive
-from threadkeep.storage.archive import tombstone
+from threadkeep.storage import archive, seals
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks.describe import find
 from threadkeep.tasks.erase import erase
 from threadkeep.tasks.examine import examine, judge
@@ -187,7 +187,7 @@ def damage_all(refs, objects, stores, vandal, monkeypatch):
     vandal.write(one, others, meta=other.meta)
     vandal.write(other, its, meta=one.meta)
     with monkeypatch.context() as patched:
-        patched.setattr(archive, "SEAL_VERSION", 3)
+        patched.setattr(seals, "SEAL_VERSION", 4)
         stored, body = an_archive(refs["future"])
     vandal.write(objects["future"][0], body, meta=stored.meta)
     vandal.strip(*objects["unlabelled"])
@@ -209,7 +209,7 @@ def test_an_object_from_the_future_is_left_to_a_newer_version(make_cold, stores,
     ref = make_cold()
     stored, _ = stores.cold.get(ref)
     with monkeypatch.context() as patched:
-        patched.setattr(archive, "SEAL_VERSION", 3)
+        patched.setattr(seals, "SEAL_VERSION", 4)
         told, body = an_archive(ref)
     vandal.write(stored, body, meta=told.meta)
     scrub = verify_these(stores, [ref], mend=True)

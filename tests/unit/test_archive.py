@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, Seal, ThreadRef
-from threadkeep.storage.archive import (
-    NO_CHAIN,
-    id_hash,
-    id_hashes,
-    is_tombstone,
-    next_chain,
-    read_frames,
-    record_hashes,
-    seal_tail,
-    should_compact,
-    tombstone,
-    verify_owner,
-)
+from threadkeep.storage.archive import NO_CHAIN, next_chain, read_frames, seal_tail, should_compact, verify_content
 from threadkeep.storage.limits import FRAME_BYTES, ReadLimits
+from threadkeep.storage.record_ids import id_hash, ids_in
+from threadkeep.storage.seals import verify_owner
+from threadkeep.storage.tombstones import is_tombstone, tombstone
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -68,7 +59,7 @@ def test_any_json_reads_back_from_frames_put_behind_each_other(first, second):
     back = [Entry.from_record(record) for frame in read for record in frame.records]
     assert back == [*first, *second]
     assert read[-1].seal.count == len(back)
-    hashes = b"".join(record_hashes(frame, where="key") for frame in read)
+    hashes = b"".join(verify_content(frame, where="key") for frame in read)
     assert hashes == b"".join(id_hash(entry.id) for entry in back)
 
 
@@ -129,7 +120,8 @@ def test_every_cut_inside_a_frame_is_noticed(body):
         (b"no archive at all", "no Threadkeep archive"),
         (zstd.compress(b'{"v":1,"id":"m"}\n'), "does not end in a seal"),
         (zstd.compress(b""), "does not end in a seal"),
-        (zstd.compress(b'{"$threadkeep":{"v":3}}\n'), "version 3 is not the 2"),
+        (zstd.compress(b'{"$threadkeep":{"v":3}}\n'), "index of a frame is missing"),
+        (zstd.compress(b'{"$threadkeep":{"v":4}}\n'), "version 4 is none of"),
         (zstd.compress(b'{"$threadkeep":{"v":2}}\n'), "malformed"),
         (zstd.compress(b'{"$threadkeep":7}\n'), "malformed"),
     ],
@@ -199,8 +191,8 @@ ODD_IDS = ["m1", "a b", 'say "hi"', "back\\slash", "é", "\ud800", "\n", "x" * 5
 def test_ids_are_found_in_records_that_are_not_parsed():
     entries = [Entry(message_id, "user", {"role": "user", "content": message_id}) for message_id in ODD_IDS]
     (frame,) = read_frames(sealed([entry.to_record() for entry in entries]).body, where="key", limits=LIMITS)
-    assert id_hashes(frame, where="key") == record_hashes(frame, where="key")
-    assert id_hashes(frame, where="key") == b"".join(id_hash(entry.id) for entry in entries)
+    found = ids_in(frame.lines, frame.raw_bytes, where="key")
+    assert found == verify_content(frame, where="key") == b"".join(id_hash(entry.id) for entry in entries)
 
 
 @pytest.mark.parametrize(
@@ -218,4 +210,4 @@ def test_ids_are_found_in_records_that_are_not_parsed():
 def test_a_record_that_does_not_begin_as_one_is_refused(record):
     (frame,) = read_frames(sealed([record]).body, where="key", limits=LIMITS)
     with pytest.raises(ArchiveCorrupt, match="malformed"):
-        id_hashes(frame, where="key")
+        ids_in(frame.lines, frame.raw_bytes, where="key")

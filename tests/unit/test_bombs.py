@@ -1,5 +1,6 @@
 """No archive is small to store and large to read: what grows beyond its limits is refused in bounded memory."""
 
+import hashlib
 import subprocess
 import sys
 import zlib
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzz.framing import INDEX, zstd
 from threadkeep.config import LARGEST_MESSAGE, Settings
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, Seal
@@ -42,7 +44,7 @@ def test_the_most_compressible_message_is_no_bomb(message_mib, limits):
     entry = Entry("m1", "user", "x" * (message_mib * MIB - 100))
     made = seal_tail([entry.to_record()], SEAL, base_count=0, base_chain=NO_CHAIN)
     (frame,) = read_frames(made.body, where="key", limits=limits)
-    assert len(frame.lines) / len(made.body) > 10_000
+    assert len(frame.lines) / zstd.get_frame_size(made.body) > 10_000
     assert frame.records == [entry.to_record()]
 
 
@@ -102,6 +104,14 @@ def chained(number):
     return b"".join(body)
 
 
+def indexed(seal, records=0):
+    """A frame, and an index whose digest is right, with this in the place of its seal."""
+    stored = chained(1)
+    said = bytes(32) + (0).to_bytes(8, "big") + records.to_bytes(8, "big") + seal
+    digest = hashlib.sha256(stored + said).digest()
+    return stored + INDEX + (32 + len(said)).to_bytes(4, "little") + digest + said
+
+
 SKIPPABLE = b"\x50\x2a\x4d\x18"
 BOMBS = {
     "4 GiB of zeros in one frame": (lambda: zeros(32_768), "MAX_ARCHIVE_RATIO"),
@@ -116,6 +126,10 @@ BOMBS = {
     "thousands of frames": (lambda: chained(2_000), "more than the 576 frames"),
     "a skippable frame of 4 GiB": (lambda: SKIPPABLE + b"\xff" * 4 + bytes(99), "no Threadkeep archive"),
     "a million skippable frames": (lambda: (SKIPPABLE + bytes(4)) * 1_000_000, "no Threadkeep archive"),
+    "an index of 4 GiB": (lambda: chained(1) + INDEX + b"\xff" * 4 + bytes(99), "an index is cut short"),
+    "a million indexes": (lambda: chained(1) + (INDEX + (80).to_bytes(4, "little") + bytes(80)) * 10_000, "digest"),
+    "an index whose seal is a bomb": (lambda: indexed(zeros(32_768)), "MAX_THREAD_BYTES"),
+    "an index of 2^60 records": (lambda: indexed(b"", records=2**60), "more records than it names"),
     "a dictionary that nobody has": (lambda: frame(bytes(99), b"\3\x38\1\2\3\4"), "damaged"),
     "4 GiB in a gzip stream": (lambda: gzipped(4_096), "MAX_THREAD_BYTES"),
     "200 MiB of a snapshot": (lambda: gzipped(200, b'{"v":1,"messages":["'), "MAX_ARCHIVE_RATIO"),
@@ -126,9 +140,10 @@ READS = """
 import resource, sys
 from pathlib import Path
 from threadkeep.errors import ArchiveCorrupt
-from threadkeep.storage.archive import is_tombstone, read_frames, record_hashes
+from threadkeep.storage.archive import outlines, read_frames, verify_content
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.snapshot_v1 import read_v1
+from threadkeep.storage.tombstones import is_tombstone
 
 def peak():
     status = Path("/proc/self/status")
@@ -141,8 +156,10 @@ def told(body):
     try:
         if body.startswith(b"\\x1f\\x8b"):
             read_v1(body, thread="t", where="key", limits=limits)
+        for _ in outlines(body, where="key", limits=limits):
+            pass
         for frame in read_frames(body, where="key", limits=limits):
-            record_hashes(frame, where="key")
+            verify_content(frame, where="key")
     except ArchiveCorrupt as refused:
         return refused.reason
     return "taken"

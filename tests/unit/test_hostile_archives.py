@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from tests.fuzz import archive, snapshot_v1
 from tests.fuzz.framing import Opened, closed, framed, seal_fields, sealed_with
 from threadkeep.errors import ArchiveCorrupt, InvalidThreadId, StoreRefused
-from threadkeep.model import ArchiveMeta, Entry, Seal, ThreadRef, ThreadStat, load_json
-from threadkeep.storage.archive import NO_CHAIN, is_tombstone, read_frames, record_hashes
+from threadkeep.model import ArchiveMeta, Entry, Seal, ThreadRef, ThreadStat
+from threadkeep.storage.archive import NO_CHAIN, read_frames, verify_content
 from threadkeep.storage.cold_keys import ColdKeys
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.snapshot_v1 import read_v1
+from threadkeep.storage.tombstones import is_tombstone
+from threadkeep.strict_json import load_json
 
 LIMITS = ReadLimits(64 * 1024 * 1024)
 GOOD = {"v": 1, "id": "m1", "kind": "user", "fmt": "plain", "body": {"role": "user"}, "meta": {}}
@@ -115,7 +117,7 @@ def test_a_record_that_nobody_could_have_written_is_refused(name):
     body = framed([record(id="m0"), HOSTILE_RECORDS[name]])
     (frame,) = read_frames(body, where="key", limits=LIMITS)  # checksum, count and chain are right
     with pytest.raises(ArchiveCorrupt, match="a record is malformed"):
-        record_hashes(frame, where="key")
+        verify_content(frame, where="key")
     with pytest.raises(ArchiveCorrupt, match="a record is malformed"):
         Entry.from_record(HOSTILE_RECORDS[name])
     assert not archive.check(body)
@@ -131,7 +133,7 @@ def test_the_last_of_two_ids_counts_everywhere():
     (frame,) = read_frames(framed([twice]), where="key", limits=LIMITS)
     again = framed([record(id="last")])
     (other,) = read_frames(again, where="key", limits=LIMITS)
-    assert record_hashes(frame, where="key") == record_hashes(other, where="key")
+    assert verify_content(frame, where="key") == verify_content(other, where="key")
 
 
 HOSTILE_SEALS = {
@@ -231,7 +233,7 @@ def test_a_refusal_repeats_nothing_of_what_was_stored():
     secret = "what the message says"
     for body in (framed([record(body=secret, kind=secret)]), sealed({"v": secret}), sealed({"attempt": [secret]})):
         with pytest.raises(ArchiveCorrupt) as refused:
-            [record_hashes(frame, where="key") for frame in read_frames(body, where="key", limits=LIMITS)]
+            [verify_content(frame, where="key") for frame in read_frames(body, where="key", limits=LIMITS)]
         assert secret not in str(refused.value)
 
 

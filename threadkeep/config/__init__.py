@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         description="Bytes that one compressed byte of an archive may become, at most, where a frame holds more than "
         "21 MiB (more with a larger `max_message_bytes`); what exceeds it is refused as a bomb.",
     )
-    compression_level: int = Field(9, ge=1, le=19, description="zstd level of archived frames.")
+    compression_level: int = Field(10, ge=1, le=19, description="zstd level of archived frames.")
 
     # --- sessions ---
     lease_seconds: Seconds = Field(60.0, ge=1, description="Seconds that a session's lease lasts without renewal.")

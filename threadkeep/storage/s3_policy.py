@@ -9,6 +9,12 @@ from urllib.parse import quote, urlencode
 
 CONTENT_TYPE: Final = "application/zstd"
 """No ContentEncoding beside it: HTTP clients would decompress on the way, some of them only one frame."""
+_HEADERS: Final = {
+    "StorageClass": "x-amz-storage-class",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+    "Tagging": "x-amz-tagging",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,12 @@ class WritePolicy:
         """All arguments of PutObject that this policy asks for."""
         return {**self.creation(), **self._digest(body)}
 
+    def creation_headers(self) -> dict[str, str]:
+        """What `creation` says, as HTTP has it."""
+        return {_HEADERS[name]: value for name, value in self.creation().items()}
+
     def creation(self) -> dict[str, str]:
-        """Arguments of a request that makes an object out of parts."""
+        """Arguments of a request that makes an object."""
         tagging = {"Tagging": urlencode(self.tags, quote_via=quote)} if self.tags else {}
         return {**self.placement(), **tagging}
 
