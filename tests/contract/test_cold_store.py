@@ -158,23 +158,23 @@ class TestS3ColdStore(S3Contract):
         assert abort_uploads(store.bucket, key) == 1
         assert abort_uploads(store.bucket, key) == 0
 
-    def test_an_extension_yields_to_who_writes_before_it_is_complete(self, store, extending):
+    def test_an_extension_yields_to_who_writes_before_it_is_complete(self, store, extending, monkeypatch):
         if not extending:
             assert not store.extends(LARGE)
             return
         first = store.put(REF, body_of_size(LARGE), meta=make_meta(1), based_on=None)
         other = []
 
-        def write_first(**_):
-            other.append(store.put(REF, b"another", meta=make_meta(2), based_on=first.etag))
+        send = store.bucket.signed.send
 
-        events = store.bucket.client.meta.events
-        events.register("before-call.s3.CompleteMultipartUpload", write_first)
-        try:
-            with pytest.raises(ArchiveMoved):
-                store.extend(REF, b"late", meta=make_meta(3), based_on=first.etag, keep=LARGE)
-        finally:
-            events.unregister("before-call.s3.CompleteMultipartUpload", write_first)
+        def write_first(operation, *request, **more):
+            if operation == "CompleteMultipartUpload":
+                other.append(store.put(REF, b"another", meta=make_meta(2), based_on=first.etag))
+            return send(operation, *request, **more)
+
+        monkeypatch.setattr(store.bucket.signed, "send", write_first)
+        with pytest.raises(ArchiveMoved):
+            store.extend(REF, b"late", meta=make_meta(3), based_on=first.etag, keep=LARGE)
         assert store.head(REF).etag == other[0].etag
         assert abort_uploads(store.bucket, first.key) == 0
 

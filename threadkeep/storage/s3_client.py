@@ -4,7 +4,8 @@ import os
 import threading
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Literal
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from threadkeep.errors import StoreRefused
 from threadkeep.storage.s3_errors import STORE, mapped
@@ -40,6 +41,12 @@ class S3Access:
     attempts: int = 3
     max_connections: int = 16
 
+    @property
+    def virtual_host(self) -> bool:
+        """Whether the bucket's name is part of the host's."""
+        automatic = self.endpoint is None and "." not in self.bucket
+        return self.addressing == "virtual" or (self.addressing == "auto" and automatic)
+
 
 class LazyClient:
     """A boto3 client that belongs to the process using it.
@@ -50,11 +57,15 @@ class LazyClient:
 
     def __init__(self, access: S3Access) -> None:
         self.access = access
-        self._made: tuple[int, S3Client] | None = None
+        self._made: tuple[int, Connected] | None = None
         self._locks: dict[int, threading.Lock] = {}
 
     def get(self) -> "S3Client":
-        """The client of this process.
+        """The client of this process; raises as `connected`."""
+        return self.connected().client
+
+    def connected(self) -> "Connected":
+        """The client of this process, and what it signs with.
 
         Raises:
             StoreRefused: the endpoint is no URL, or the SDK's own configuration is unusable.
@@ -73,14 +84,21 @@ class LazyClient:
         """Close this process's connections; the next `get` opens new ones."""
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
-            made[1].close()
+            made[1].client.close()
 
 
-def connect(access: S3Access) -> "S3Client":
+class Connected(NamedTuple):
+    """A client and the SDK's credentials that it signs with; None if it found none."""
+
+    client: "S3Client"
+    credentials: Any
+
+
+def connect(access: S3Access) -> Connected:
     """A new client. It opens no connection yet.
 
     Raises:
-        StoreRefused: as of `LazyClient.get`.
+        StoreRefused: as of `LazyClient.connected`.
     """
     from boto3.session import Session
     from botocore.config import Config
@@ -91,6 +109,8 @@ def connect(access: S3Access) -> "S3Client":
         read_timeout=access.read_timeout,
         max_pool_connections=access.max_connections,
         tcp_keepalive=True,
+        # The SDK's own name would be put together anew for each request: a tenth of its processor time.
+        user_agent=f"boto3/{version('boto3')} threadkeep/{version('threadkeep')}",
         s3={"addressing_style": access.addressing},
         # Checksums travel where this package asks for them, as plain headers: the SDK's default since 1.36 is
         # a trailer in aws-chunked encoding, which other stores refuse or keep as ContentEncoding.
@@ -99,30 +119,40 @@ def connect(access: S3Access) -> "S3Client":
     )
     try:
         with mapped("connect"):
-            client = Session(
+            session = Session(
                 aws_access_key_id=access.access_key,
                 aws_secret_access_key=access.secret_key,
                 aws_session_token=access.session_token,
                 region_name=access.region,
-            ).client("s3", endpoint_url=access.endpoint, config=config)
+            )
+            client = session.client("s3", endpoint_url=access.endpoint, config=config)
+            credentials = session.get_credentials()
     except ValueError as error:
         remedy = "Set THREADKEEP_S3_ENDPOINT to a URL such as https://s3.example.com."
         raise StoreRefused(STORE, "connect", "the endpoint is no URL", remedy) from error
     client.meta.events.register_first("needs-retry.s3", _let_interruptions_out)
-    return client
+    return Connected(client, credentials)
 
 
-def _let_interruptions_out(caught_exception: Exception | None, **_: Any) -> None:
-    """Raise what a signal handler raised while the SDK waited, such as Celery's soft time limit.
+def interruption_in(caught: Exception | None) -> Exception | None:
+    """What a signal handler raised while the SDK waited, such as Celery's soft time limit; None for a fault.
 
-    The SDK takes any exception for a fault of the network and would try again. Those it knows have types of their
-    own; what is left is wrapped in a bare `HTTPClientError`.
+    The SDK takes any exception for a fault of the network. Those it knows have types of their own; what is left is
+    wrapped in a bare `HTTPClientError`.
     """
     from botocore.exceptions import HTTPClientError
     from urllib3.exceptions import HTTPError
 
-    if type(caught_exception) is not HTTPClientError:
-        return
-    cause = caught_exception.kwargs.get("error")
+    if type(caught) is not HTTPClientError:
+        return None
+    cause = caught.kwargs.get("error")
     if isinstance(cause, Exception) and not isinstance(cause, OSError | ValueError | HTTPError | HTTPException):
-        raise cause
+        return cause
+    return None
+
+
+def _let_interruptions_out(caught_exception: Exception | None, **_: Any) -> None:
+    """Else the SDK would try again."""
+    interruption = interruption_in(caught_exception)
+    if interruption is not None:
+        raise interruption

@@ -6,20 +6,24 @@ its place, on the condition that nobody else wrote meanwhile.
 
 import base64
 import hashlib
+import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from html import escape, unescape
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
 
-from threadkeep.errors import ArchiveFrozen, StoreRefused, ThreadkeepError
+from threadkeep.errors import AnswerGarbled, ArchiveFrozen, StoreRefused, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, fresh_mark
 from threadkeep.storage.s3_bucket import S3Bucket
-from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing, mapped
+from threadkeep.storage.s3_errors import STORE, ConditionFailed, ObjectMissing, mapped
 from threadkeep.storage.s3_policy import CONTENT_TYPE, unquoted
+from threadkeep.storage.s3_signed import Answer
 
-if TYPE_CHECKING:
-    from types_boto3_s3.type_defs import CompletedPartTypeDef
+_XML: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 PART_BYTES: Final = 5 * 1024 * 1024
 """S3 takes no smaller part, but for the last one."""
@@ -42,36 +46,22 @@ def extend(bucket: S3Bucket, key: str, tail: bytes, meta: ArchiveMeta, *, based_
         ArchiveFrozen: what is there cannot be copied, but replaced.
         StoreUnavailable: the outcome is unknown.
     """
-    client, name = bucket.client, bucket.name
-    wanted: dict[str, Any] = {**bucket.policy.creation(), "Metadata": meta.to_headers(), "ContentType": CONTENT_TYPE}
-    with mapped("CreateMultipartUpload", key):
-        made = client.create_multipart_upload(Bucket=name, Key=key, **wanted)
-    upload: dict[str, Any] = {"Bucket": name, "Key": key, "UploadId": made["UploadId"]}
+    upload = _Upload.begun(bucket, key, meta)
     try:
-        with mapped("UploadPartCopy", key):
-            copied = client.upload_part_copy(
-                **upload,
-                PartNumber=1,
-                CopySource={"Bucket": name, "Key": key},
-                CopySourceIfMatch=based_on,
-                CopySourceRange=f"bytes=0-{keep - 1}",
-            )
-        parts = [_part(1, copied["CopyPartResult"]["ETag"]), _part(2, _uploaded(bucket, upload, 2, tail))]
-        with mapped("CompleteMultipartUpload", key):
-            answer = client.complete_multipart_upload(**upload, IfMatch=based_on, MultipartUpload={"Parts": parts})
+        parts = [upload.copied(1, based_on, keep), upload.sent(2, tail)]
+        answer = upload.completed(parts, if_match=based_on)
     except ArchiveFrozen:
-        _abort(bucket, upload)
+        upload.given_up()
         raise
     except StoreRefused as error:
-        _abort(bucket, upload)
+        upload.given_up()
         if error.reason.startswith("NoSuchUpload"):  # it was completed, or the thread erased: whoever looks will see
             raise ConditionFailed(error.store, error.operation, error.reason, error.remedy) from error
         raise
-    sent_at = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    version_id = answer.get("VersionId")
+    sent_at, version_id = answer.headers.get("date"), answer.headers.get("x-amz-version-id")
     return StoredObject(
         key=key,
-        etag=unquoted(answer["ETag"]),
+        etag=_told(answer, "ETag"),
         size=keep + len(tail),
         meta=meta,
         modified=parsedate_to_datetime(sent_at).timestamp() if sent_at else 0.0,
@@ -110,16 +100,11 @@ def completes_conditionally(bucket: S3Bucket, key: str) -> bool:
 
 
 def _completed(bucket: S3Bucket, key: str, *, if_match: str) -> bool:
-    client, name = bucket.client, bucket.name
+    upload = _Upload.begun(bucket, key, None)
     try:
-        with mapped("CreateMultipartUpload", key):
-            made = client.create_multipart_upload(Bucket=name, Key=key)
-        upload: dict[str, Any] = {"Bucket": name, "Key": key, "UploadId": made["UploadId"]}
-        parts = [_part(1, _uploaded(bucket, upload, 1, b"probe"))]
-        with mapped("CompleteMultipartUpload", key):
-            client.complete_multipart_upload(**upload, IfMatch=if_match, MultipartUpload={"Parts": parts})
+        upload.completed([upload.sent(1, b"probe")], if_match=if_match)
     except (ConditionFailed, ObjectMissing):
-        _abort(bucket, upload)
+        upload.given_up()
         return False
     return True
 
@@ -146,17 +131,63 @@ def abort_uploads(bucket: S3Bucket, key: str) -> int:
     return len(found)
 
 
-def _uploaded(bucket: S3Bucket, upload: dict[str, Any], number: int, body: bytes) -> str:
-    digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-    with mapped("UploadPart", upload["Key"]):
-        return bucket.client.upload_part(**upload, PartNumber=number, Body=body, ContentMD5=digest)["ETag"]
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """A multipart upload that has begun.
+
+    Its parts are kept, and paid for, until it is completed or given up; a lifecycle rule removes those of a worker that
+    was killed.
+    """
+
+    bucket: S3Bucket
+    key: str
+    name: str
+
+    @classmethod
+    def begun(cls, bucket: S3Bucket, key: str, meta: ArchiveMeta | None) -> Self:
+        headers = {}
+        if meta is not None:
+            named = {f"x-amz-meta-{name}": value for name, value in meta.to_headers().items()}
+            headers = {**bucket.policy.creation_headers(), **named, "Content-Type": CONTENT_TYPE}
+        made = bucket.signed.send("CreateMultipartUpload", "POST", key, query={"uploads": ""}, headers=headers)
+        return cls(bucket, key, _told(made, "UploadId"))
+
+    def copied(self, number: int, based_on: str, size: int) -> tuple[int, str]:
+        """A part of the first `size` bytes of what is stored, if its ETag still is that."""
+        headers = {
+            "x-amz-copy-source": quote(f"{self.bucket.name}/{self.key}", safe="/~"),
+            "x-amz-copy-source-if-match": based_on,
+            "x-amz-copy-source-range": f"bytes=0-{size - 1}",
+        }
+        return number, _told(self._send("UploadPartCopy", "PUT", headers=headers, partNumber=str(number)), "ETag")
+
+    def sent(self, number: int, body: bytes) -> tuple[int, str]:
+        """A part of these bytes."""
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = {"Content-MD5": digest}
+        answer = self._send("UploadPart", "PUT", headers=headers, body=body, partNumber=str(number))
+        return number, unquoted(answer.headers.get("etag", ""))
+
+    def completed(self, parts: Sequence[tuple[int, str]], *, if_match: str) -> Answer:
+        """Put the parts together in the place of the object with that ETag."""
+        listed = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in parts
+        )
+        body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'.encode()
+        headers = {"If-Match": if_match, "Content-Type": "application/xml"}
+        return self._send("CompleteMultipartUpload", "POST", headers=headers, body=body)
+
+    def given_up(self) -> None:
+        with suppress(ThreadkeepError):
+            self._send("AbortMultipartUpload", "DELETE", headers={})
+
+    def _send(self, operation: str, method: str, *, headers: dict[str, str], body: bytes = b"", **query: str) -> Answer:
+        query = {**query, "uploadId": self.name}
+        return self.bucket.signed.send(operation, method, self.key, query=query, headers=headers, body=body)
 
 
-def _part(number: int, etag: str) -> "CompletedPartTypeDef":
-    return {"PartNumber": number, "ETag": etag}
-
-
-def _abort(bucket: S3Bucket, upload: dict[str, Any]) -> None:
-    """Its parts would be kept, and paid for; a lifecycle rule removes those of a worker that was killed."""
-    with suppress(ThreadkeepError), mapped("AbortMultipartUpload", upload["Key"]):
-        bucket.client.abort_multipart_upload(**upload)
+def _told(answer: Answer, what: str) -> str:
+    found = re.search(f"<{what}>([^<]*)</{what}>", answer.body.decode(errors="replace"))
+    if found is None:
+        raise AnswerGarbled(STORE, "a multipart upload", f"an answer without {what}")
+    return unquoted(unescape(found[1]))

@@ -86,7 +86,8 @@ class ObstoreRequests:
         with _mapped("PutObject", key):
             answer = self._interruptible(send)
         etag = unquoted(answer["e_tag"])
-        self.proven = self.proven or (self.digests and _md5(body) == etag)
+        if not self.proven:
+            self.sound(etag, body)
         return StoredObject(
             key=key,
             etag=etag,
@@ -186,7 +187,7 @@ def _connected(access: S3Access, policy: WritePolicy) -> S3Store:
     Raises:
         StoreRefused: the endpoint is no URL, or there are no credentials.
     """
-    config: S3Config = {"virtual_hosted_style_request": _virtual(access)}
+    config: S3Config = {"virtual_hosted_style_request": access.virtual_host}
     if access.endpoint is not None:
         config["endpoint"] = _endpoint(access)
     if policy.checksum == "SHA256":
@@ -217,18 +218,13 @@ def _connected(access: S3Access, policy: WritePolicy) -> S3Store:
         raise StoreRefused(STORE, "connect", "the endpoint is no URL", remedy) from error
 
 
-def _virtual(access: S3Access) -> bool:
-    automatic = access.endpoint is None and "." not in access.bucket
-    return access.addressing == "virtual" or (access.addressing == "auto" and automatic)
-
-
 def _endpoint(access: S3Access) -> str:
     """The URL, which for obstore names the bucket where that is part of the host."""
     scheme, found, host = (access.endpoint or "").partition("://")
     if not found or not host:
         remedy = "Set THREADKEEP_S3_ENDPOINT to a URL such as https://s3.example.com."
         raise StoreRefused(STORE, "connect", "the endpoint is no URL", remedy)
-    return f"{scheme}://{access.bucket}.{host}" if _virtual(access) else f"{scheme}://{host}"
+    return f"{scheme}://{access.bucket}.{host}" if access.virtual_host else f"{scheme}://{host}"
 
 
 def _credentials(access: S3Access, config: "S3Config") -> Any:

@@ -30,6 +30,7 @@ from threadkeep.storage import link
 from threadkeep.storage.link import AsyncLink, SyncLink
 from threadkeep.storage.s3_client import LazyClient
 from threadkeep.storage.s3_errors import mapped
+from threadkeep.storage.s3_signed import SignedRequests
 
 Kind = Literal["redis", "s3", "sql", "broker"]
 Moment = Literal["before", "after", "refused", "unanswered"]
@@ -233,6 +234,7 @@ def _trace_s3(undo: ExitStack) -> None:
         return client
 
     _swap(undo, LazyClient, "get", get)
+    _swap(undo, SignedRequests, "send", _signed(SignedRequests.send))
     if find_spec("obstore") is not None:
         from threadkeep.storage.s3_obstore import ObstoreRequests  # noqa: PLC0415  an extra
 
@@ -255,6 +257,13 @@ def _quickly(operation: str, original: Any) -> Any:
                 work.after(step)
 
     return request
+
+
+def _signed(original: Any) -> Any:
+    def send(self: Any, operation: str, method: str, key: str, **named: Any) -> Any:
+        return _quickly(operation, lambda self, key: original(self, operation, method, key, **named))(self, key)
+
+    return send
 
 
 def _sending(event_name: str, request: Any, **_: Any) -> None:
