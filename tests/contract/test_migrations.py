@@ -23,7 +23,7 @@ from threadkeep.storage.catalog_schema import metadata
 from threadkeep.storage.migrations import VERSION_TABLE, pending, upgrade
 from threadkeep.testing.catalog_histories import a_thread
 
-ALL = ["0001"]
+ALL = ["0001", "0002"]
 THEIRS = "CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('theirs')"
 
 

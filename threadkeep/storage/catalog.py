@@ -11,7 +11,7 @@ from threadkeep.model import ThreadRef
 from threadkeep.storage import catalog_writes as writes
 from threadkeep.storage.catalog_engine import EngineOfProcess, database_url
 from threadkeep.storage.catalog_errors import asking
-from threadkeep.storage.catalog_reads import ENTRY, TOTALS, among, conditions, is_thread, seconds
+from threadkeep.storage.catalog_reads import ENTRY, TOTALS, among, cached, conditions, is_thread, seconds
 from threadkeep.storage.catalog_rows import as_seen, to_columns, to_entry
 from threadkeep.storage.catalog_schema import thread_events, threads
 from threadkeep.storage.ports import CatalogEntry, CatalogEvent, CatalogFilter, CatalogRow, TierTotals
@@ -64,6 +64,10 @@ class PostgresCatalog:
         query = ENTRY.where(*conditions(where)).order_by(threads.c.namespace, threads.c.thread_id).limit(limit)
         now = time.time()
         return [to_entry(columns, now=now) for columns in self._read("page", query)]
+
+    def cached(self, at: float, *, after: CatalogEntry | None = None, limit: int) -> list[CatalogEntry]:
+        now = time.time()
+        return [to_entry(columns, now=now) for columns in self._read("cached", cached(at, after).limit(limit))]
 
     def totals(self) -> dict[str, TierTotals]:
         found = {columns.pop("tier"): TierTotals(**columns) for columns in self._read("totals", TOTALS)}

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION
 
 from threadkeep.model import ThreadRef
 from threadkeep.storage.catalog_schema import threads
-from threadkeep.storage.ports import CatalogFilter
+from threadkeep.storage.ports import CatalogEntry, CatalogFilter
 
 
 def seconds(column: ColumnElement[Any]) -> ColumnElement[float]:
@@ -77,11 +77,19 @@ def conditions(where: CatalogFilter) -> list[ColumnElement[bool]]:
         found.append(func.starts_with(threads.c.thread_id, where.id_prefix))
     if where.idle_since is not None:
         found.append(or_(threads.c.active_at.is_(None), threads.c.active_at < func.to_timestamp(where.idle_since)))
-    if where.cached_at is not None:
-        found.append(threads.c.cached_until > func.to_timestamp(where.cached_at))
     if where.after is not None:
         found.append(_behind(where.after, where.namespace))
     return found
+
+
+def cached(at: float, after: CatalogEntry | None) -> Select[Any]:
+    """Cold threads with a copy in Redis, in an order that an index has."""
+    place = (threads.c.cached_until, threads.c.namespace, threads.c.thread_id)
+    found = ENTRY.where(threads.c.tier == "cold", threads.c.erased_at.is_(None)).order_by(*place)
+    if after is None:
+        return found.where(threads.c.cached_until > func.to_timestamp(at))
+    last = (func.to_timestamp(after.cached_until), literal(after.stat.namespace), literal(after.stat.thread_id))
+    return found.where(tuple_(*place) > tuple_(*last))
 
 
 def _behind(after: ThreadRef, namespace: str | None) -> ColumnElement[bool]:

@@ -1,7 +1,7 @@
 """Sweep: what repairs everything that a queue, a worker or an app has dropped. Safe under any number of beats."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -11,13 +11,14 @@ from threadkeep.model import FlushMode, ThreadRef, fresh_mark
 from threadkeep.storage.hot_flow import Lapsed
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.link import run_now as now
-from threadkeep.storage.ports import CatalogFilter, CatalogRow
+from threadkeep.storage.ports import CatalogRow
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.erase import forget
 from threadkeep.tasks.losing import note_fallback, note_older
 from threadkeep.tasks.stores import Stores, archived_row, head_row, log
 
 ROWS_AT_ONCE: Final = 500
+COPIES_AT_ONCE: Final = 200
 MEMBERS_AT_ONCE: Final = 200
 """Threads that are looked at in one round trip, at most."""
 STATES_AT_ONCE: Final = 32 * 1024 * 1024
@@ -220,13 +221,12 @@ def _tell(stores: Stores, ref: ThreadRef, counts: SweepCounts, stamp: int) -> No
 
 def _drop_outdated(stores: Stores, counts: SweepCounts, now_s: float) -> None:
     """A failover may bring back a cached copy that is older than the archive: the catalog knows, and the copy goes."""
-    where = CatalogFilter(tier="cold", cached_at=now_s)
+    last = None
     try:
-        while page := stores.catalog.page(where, ROWS_AT_ONCE):
-            for entry in page:
-                ref = ThreadRef(entry.stat.namespace, entry.stat.thread_id)
-                counts.outdated += now(stores.flow.drop_outdated(ref, entry.stat.archived_rev))
-            where = replace(where, after=ref)
+        while page := stores.catalog.cached(now_s, after=last, limit=COPIES_AT_ONCE):
+            archived = [(ThreadRef(each.stat.namespace, each.stat.thread_id), each.stat.archived_rev) for each in page]
+            counts.outdated += now(stores.flow.drop_outdated(archived))
+            last = page[-1]
     except ThreadkeepError as error:
         log.warning("cached copies could not be compared with the catalog", extra={"reason": str(error)})
 

@@ -402,9 +402,29 @@ class CatalogContract:
         assert list(paged(catalog, CatalogFilter(tier="hot"), 10)) == [hot]
         assert list(paged(catalog, CatalogFilter(tier="cold"), 10)) == [cold, unknown]
         assert list(paged(catalog, CatalogFilter(idle_since=200.0), 10)) == [cold, unknown]
-        assert list(paged(catalog, CatalogFilter(cached_at=499.0), 10)) == [cold]
-        assert list(paged(catalog, CatalogFilter(cached_at=500.0), 10)) == []
         assert list(paged(catalog, CatalogFilter(erased=True), 10)) == [erased]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 100])
+    def test_cached_copies_are_walked_by_when_they_may_leave(self, catalog: Catalog, limit: int) -> None:
+        at = 1_800_000_000.123456
+        times = [at, at + 0.000001, at + 5, at + 5, at + 5, at + 900.999999]
+        refs = [ThreadRef(f"n{number % 2}", f"t{number}") for number in range(len(times))]
+        rows = [
+            CatalogRow(ref, "cold", stamp=1, rev=1, cached_until=until) for ref, until in zip(refs, times, strict=True)
+        ]
+        others = [
+            CatalogRow(ThreadRef.of("hot"), "hot", stamp=1, rev=1, cached_until=at + 7),
+            CatalogRow(ThreadRef.of("never"), "cold", stamp=1, rev=1),
+            CatalogRow(ThreadRef.of("gone"), "cold", stamp=1, rev=1, cached_until=at - 1),
+        ]
+        catalog.record([*rows, *others])
+        catalog.erase(ThreadRef("n1", "t3"), request_id="r", rev=1)
+        walked, last = list[tuple[str, str]](), None
+        while page := catalog.cached(at, after=last, limit=limit):
+            assert len(page) <= limit
+            walked += [(entry.stat.namespace, entry.stat.thread_id) for entry in page]
+            last = page[-1]
+        assert walked == [("n1", "t1"), ("n0", "t2"), ("n0", "t4"), ("n1", "t5")]
 
     def test_totals_add_up_by_tier_without_the_erased(self, catalog: Catalog) -> None:
         assert catalog.totals() == {"hot": TierTotals(), "cold": TierTotals()}

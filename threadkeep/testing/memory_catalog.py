@@ -59,6 +59,13 @@ class MemoryCatalog:
             found = [columns for ref, columns in sorted(self._rows.items()) if _matches(where, ref, columns)]
             return [to_entry(deepcopy(columns), now=time.time()) for columns in found[:limit]]
 
+    def cached(self, at: float, *, after: CatalogEntry | None = None, limit: int) -> list[CatalogEntry]:
+        with self._lock:
+            cold = [each for each in self._rows.values() if each["tier"] == "cold" and each["erased_at"] is None]
+            entries = [to_entry(deepcopy(columns), now=time.time()) for columns in cold]
+        found = sorted((entry for entry in entries if (entry.cached_until or 0) > at), key=_leaving)
+        return [entry for entry in found if after is None or _leaving(entry) > _leaving(after)][:limit]
+
     def totals(self) -> dict[str, TierTotals]:
         with self._lock:
             living = [columns for columns in self._rows.values() if columns["erased_at"] is None]
@@ -102,6 +109,10 @@ class MemoryCatalog:
 
     def close(self) -> None:
         pass
+
+
+def _leaving(entry: CatalogEntry) -> tuple[float, str, str]:
+    return entry.cached_until or 0, entry.stat.namespace, entry.stat.thread_id
 
 
 def _still(old: Columns, seen: Columns) -> bool:
@@ -171,7 +182,6 @@ def _matches(where: CatalogFilter, ref: ThreadRef, columns: Columns) -> bool:
         and ref.thread_id.startswith(where.id_prefix or "")
         and (where.labels or {}).items() <= labels.items()
         and (where.idle_since is None or (columns["active_at"] or 0) < where.idle_since)
-        and (where.cached_at is None or (columns["cached_until"] or 0) > where.cached_at)
         and (where.after is None or ref > where.after)
     )
 
