@@ -165,7 +165,7 @@ def flushes(job: Job) -> dict[str, Any]:
 
 def longest(job: Job) -> dict[str, Any]:
     """The longest commands of a cycle with many appends, from a server's slow log that holds them all."""
-    from threadkeep.storage.link import script  # noqa: PLC0415
+    from threadkeep.storage.scripts import script  # noqa: PLC0415
 
     place, text = Place.from_json(job["place"]), _corpus(job)
     who, client = contender(job["contender"], place), redis.Redis.from_url(place.redis_url)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from statistics import median
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from threadkeep.local.stack import temporary_stack
 from threadkeep.model import fresh_id
 from threadkeep.storage.catalog_schema import threads
 from threadkeep.storage.migrations import upgrade
-from threadkeep.storage.ports import CatalogEvent, CatalogFilter, CatalogRow
+from threadkeep.storage.ports import CatalogEvent, CatalogRow
 from threadkeep.tasks.conf import FLUSH
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.flush import flush
@@ -237,10 +236,9 @@ def walked(connection: Any, stores: Stores) -> float:
     copies = f"SELECT {values} FROM threads t, generate_series(1, 9) n"  # noqa: S608  all of it is ours
     connection.execute(f"INSERT INTO threads ({', '.join(names)}) {copies}")
     connection.execute("VACUUM FULL ANALYZE threads")
-    where, began = CatalogFilter(tier="cold", cached_at=time.time()), time.perf_counter()
-    while page := stores.catalog.page(where, 500):
-        last = page[-1].stat
-        where = replace(where, after=ThreadRef(last.namespace, last.thread_id))
+    now, last, began = time.time(), None, time.perf_counter()
+    while page := stores.catalog.cached(now, after=last, limit=200):
+        last = page[-1]
     return 1000 * (time.perf_counter() - began)
 
 

@@ -11,7 +11,6 @@ objects, `POST /-/latency?ms=20` delays every answer from then on.
 
 import argparse
 import asyncio
-import hashlib
 import json
 import re
 import resource
@@ -42,13 +41,33 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Stored:
-    body: bytes | bytearray
+    """An object, or a part of one, in pieces that lie together once all of it is asked for.
+
+    Its ETag says nothing of its content: a digest would take longer than all else.
+    """
+
+    pieces: list[bytes | bytearray | memoryview]
     headers: Headers
-    etag: str = ""
+    etag: str = field(default_factory=lambda: f"e-{secrets.token_hex(8)}")
     modified: float = field(default_factory=time.time)
 
-    def __post_init__(self) -> None:
-        self.etag = self.etag or hashlib.blake2b(self.body, digest_size=16).hexdigest()
+    @property
+    def body(self) -> bytes | bytearray | memoryview:
+        if len(self.pieces) != 1:
+            self.pieces = [b"".join(self.pieces)]
+        return self.pieces[0]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def cut(self, start: int, end: int) -> list[bytes | bytearray | memoryview]:
+        """The bytes from `start` to `end`, none of them copied."""
+        found, at = list[bytes | bytearray | memoryview](), 0
+        for piece in self.pieces:
+            found.append(memoryview(piece)[max(start - at, 0) : max(end - at, 0)])
+            at += len(piece)
+        return [piece for piece in found if len(piece)]
 
     def described(self) -> Headers:
         return {**self.headers, "ETag": f'"{self.etag}"', "Last-Modified": formatdate(self.modified, usegmt=True)}
@@ -130,9 +149,9 @@ class Objects:
             source = self._source(request)
             meta = request if request.headers.get("x-amz-metadata-directive") == "REPLACE" else None
             headers = _kept(meta.headers) if meta else dict(source.headers)
-            stored = self.stored[key] = Stored(source.body, headers, source.etag)
+            stored = self.stored[key] = Stored(source.pieces, headers, source.etag)
             return Answer("CopyObject", body=_copied("CopyObjectResult", stored))
-        stored = self.stored[key] = Stored(request.body, _kept(request.headers))
+        stored = self.stored[key] = Stored([request.body], _kept(request.headers))
         return Answer("PutObject", headers={"ETag": f'"{stored.etag}"'})
 
     def _create_upload(self, request: Request) -> Answer:
@@ -145,11 +164,11 @@ class Objects:
         parts = self._upload(request).parts
         number = int(request.query["partNumber"])
         if "x-amz-copy-source" not in request.headers:
-            part = parts[number] = Stored(request.body, {})
+            part = parts[number] = Stored([request.body], {})
             return Answer("UploadPart", headers={"ETag": f'"{part.etag}"'})
-        body = self._source(request).body
-        span = _span(request.headers.get("x-amz-copy-source-range"), len(body))
-        part = parts[number] = Stored(body[slice(*span)] if span else body, {})
+        source = self._source(request)
+        span = _span(request.headers.get("x-amz-copy-source-range"), source.size)
+        part = parts[number] = Stored(source.cut(*span) if span else source.pieces, {})
         return Answer("UploadPartCopy", body=_copied("CopyPartResult", part))
 
     def _complete(self, request: Request) -> Answer:
@@ -159,8 +178,7 @@ class Objects:
         if not numbers or any(number not in upload.parts for number in numbers):
             raise Refused(400, "InvalidPart")
         parts = [upload.parts[number] for number in numbers]
-        joined = hashlib.blake2b("".join(part.etag for part in parts).encode(), digest_size=16).hexdigest()
-        stored = Stored(b"".join(part.body for part in parts), upload.headers, f"{joined}-{len(parts)}")
+        stored = Stored([piece for part in parts for piece in part.pieces], upload.headers)
         self.stored[upload.key] = stored
         del self.uploads[request.query["uploadId"]]
         bucket, key = (escape(half) for half in upload.key)
@@ -290,7 +308,7 @@ class Sink:
                 for kind, each in self.counts.items()
             },
             "objects": len(self.objects.stored),
-            "bytes": sum(len(stored.body) for stored in self.objects.stored.values()),
+            "bytes": sum(stored.size for stored in self.objects.stored.values()),
             "cpu": used.ru_utime + used.ru_stime,
         }
         return Answer("", 200, {"Content-Type": "application/json"}, json.dumps(facts).encode())
@@ -407,7 +425,7 @@ def _copied(name: str, stored: Stored) -> bytes:
 
 def _listed(key: str, stored: Stored) -> str:
     place = f"<Key>{escape(key)}</Key><LastModified>{_iso(stored.modified)}</LastModified>"
-    return f'<Contents>{place}<ETag>"{stored.etag}"</ETag><Size>{len(stored.body)}</Size></Contents>'
+    return f'<Contents>{place}<ETag>"{stored.etag}"</ETag><Size>{stored.size}</Size></Contents>'
 
 
 def _iso(seconds: float) -> str:
