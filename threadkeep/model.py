@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-import math
 import re
 import secrets
 import string
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, cast
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from threadkeep.errors import ArchiveCorrupt, InvalidMessage, InvalidThreadId
+from threadkeep.strict_json import check_json, dump_json, load_json, may_hold_large_integer
 
 JsonObject = dict[str, Any]
 Kind = Literal["system", "user", "assistant", "tool"]
@@ -28,8 +31,6 @@ MAX_ENCODED_ID: Final = 240
 MAX_ENCODED_NAMESPACE: Final = 200
 MAX_MESSAGE_ID: Final = 512
 """Characters of a message id."""
-MAX_JSON_DEPTH: Final = 100
-MAX_INTEGER_BITS: Final = 4096
 MAX_REVISION: Final = 2**52
 """Revisions and counts stay below this: in the year 2112 of the clock, and far from where Lua's numbers lose units."""
 SHARDS: Final = 1024
@@ -38,7 +39,7 @@ REMEMBERED: Final = 4096
 """How many threads' encoded names and keys a process remembers."""
 
 _BASE62: Final = string.ascii_letters + string.digits
-_MAX_DIGITS: Final = len(str(2**MAX_INTEGER_BITS)) + 1
+_OPENING, _CLOSING = b"{}"
 _RECORD_FIELDS: Final = frozenset({"v", "id", "kind", "fmt", "body", "meta"})
 _NUMBER: Final = re.compile(r"[0-9]{1,16}")
 _MARK: Final = re.compile(r"[!-~]{1,128}")
@@ -163,27 +164,109 @@ class Entry:
         )
 
     def to_record(self) -> bytes:
-        """One line of JSON without its newline; the id stands second, where `archive.id_hashes` finds it unparsed."""
-        return dump_json(
-            {"v": 1, "id": self.id, "kind": self.kind, "fmt": self.fmt, "body": self.body, "meta": self.meta}
-        )
+        """One line of JSON without its newline, of values that `checked_record` takes.
+
+        The id stands second, where `record_ids.ids_in` finds it unparsed.
+        """
+        fields = {"v": 1, "id": self.id, "kind": self.kind, "fmt": self.fmt, "body": self.body, "meta": self.meta}
+        with suppress(TypeError, ValueError, OverflowError, RecursionError):
+            record = _USUAL.encode(fields)
+            if record.isascii():
+                return record
+        return dump_json(fields)
 
     @classmethod
-    def from_record(cls, record: bytes, *, where: str = "a stored record", thread: str = "") -> Self:
+    def from_record(cls, record: bytes, *, where: str = "a stored record", thread: str = "") -> "Entry":
         """The entry of a stored line; of a key that stands twice, the last counts.
 
         Raises:
             ArchiveCorrupt: `checked_record` could not have made it, whatever its size.
         """
-        try:
-            value = load_json(record, wrapped=1)
-        except ValueError:
-            value = None
-        if isinstance(value, dict) and value.keys() == _RECORD_FIELDS and type(value["v"]) is int and value["v"] == 1:
-            entry = cls(value["id"], value["kind"], value["body"], value["fmt"], value["meta"])
-            if _problem(entry) is None:
-                return entry
-        raise ArchiveCorrupt(thread, where, "a record is malformed")
+        return _usual_entry(record) or _any_entry(record, where, thread)
+
+
+def entries_in(records: Iterable[bytes], *, where: str, thread: str) -> list[Entry]:
+    """The entries of stored lines, as of `Entry.from_record`."""
+    return [_usual_entry(record) or _any_entry(record, where, thread) for record in records]
+
+
+def entries_in_text(text: bytes, end: int, count: int, *, where: str, thread: str) -> list[Entry]:
+    """The entries of `count` stored lines that make up a text, up to `end`; as of `Entry.from_record`."""
+    if text.isascii() and _one_object_a_line(text, end) and not may_hold_large_integer(text):
+        with suppress(*_NOT_USUAL):
+            found = _ENVELOPES.decode_lines(memoryview(text)[:end])
+            if len(found) == count:
+                return [Entry(each.id, each.kind, each.body, each.fmt, each.meta) for each in found]
+    return entries_in(text[:end].split(b"\n")[:-1], where=where, thread=thread)
+
+
+def _nested(levels: int) -> Any:
+    """The type of a JSON value of at most so many levels."""
+    scalar: Any = None | bool | int | float | str
+    value = scalar
+    for _ in range(levels):
+        value = scalar | dict.__class_getitem__((str, value)) | list.__class_getitem__(value)
+    return value
+
+
+if TYPE_CHECKING:
+    _Usual: TypeAlias = Any
+    _UsualMeta: TypeAlias = Any
+else:
+    _Usual, _UsualMeta = _nested(8), _nested(7)
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A record as most are: few enough levels for a type to name them all, which is checked at no cost."""
+
+    v: Literal[1]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MESSAGE_ID)]
+    kind: Kind
+    fmt: Annotated[str, msgspec.Meta(min_length=1)]
+    body: _Usual
+    meta: dict[str, _UsualMeta]
+
+
+_USUAL: Final = msgspec.json.Encoder()
+"""Several times as fast as the standard library's encoder, which is left what is no ASCII or of a type of its own."""
+_ENVELOPES: Final = msgspec.json.Decoder(_Envelope)
+"""Several times as fast as the standard library's decoder; what it takes, it takes for the same value."""
+_NOT_USUAL: Final = (ValueError, msgspec.DecodeError, RecursionError)
+"""What it raises of what is damaged, and of what is merely rare: half a surrogate pair, say, or many levels."""
+
+
+def _usual_entry(record: bytes) -> Entry | None:
+    """The entry of a stored line; None if it has to be looked at more closely, whether it is sound or not."""
+    try:
+        found = _ENVELOPES.decode(record)
+    except _NOT_USUAL:
+        return None
+    if not record.isascii() or record[0] != _OPENING or record[-1] != _CLOSING or may_hold_large_integer(record):
+        return None
+    return Entry(found.id, found.kind, found.body, found.fmt, found.meta)
+
+
+def _any_entry(record: bytes, where: str, thread: str) -> Entry:
+    try:
+        value = load_json(record, wrapped=1)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and value.keys() == _RECORD_FIELDS and type(value["v"]) is int and value["v"] == 1:
+        entry = Entry(value["id"], value["kind"], value["body"], value["fmt"], value["meta"])
+        if _problem(entry) is None:
+            return entry
+    raise ArchiveCorrupt(thread, where, "a record is malformed")
+
+
+def _one_object_a_line(text: bytes, end: int) -> bool:
+    """Whether each line up to `end` begins and ends as an object does: then no value of JSON stands on two of them."""
+    at = 0
+    while at < end:
+        line_end = text.find(b"\n", at, end)
+        if text[at] != _OPENING or text[line_end - 1] != _CLOSING:
+            return False
+        at = line_end + 1
+    return True
 
 
 def checked_record(entry: Entry, *, max_bytes: int) -> bytes:
@@ -222,85 +305,6 @@ def _problem(entry: Entry) -> InvalidMessage | None:
     else:
         return None
     return InvalidMessage(f"message {ascii(entry.id)[:80]}: {field}", shown, rule)
-
-
-def check_json(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse what JSON cannot carry unchanged.
-
-    Raises:
-        InvalidMessage: names the path of the first value that is NaN, infinite, not JSON, or nested too deep.
-    """
-    if value is None or isinstance(value, bool | str):
-        return
-    if isinstance(value, int | float):
-        _check_number(value, where)
-        return
-    if depth >= MAX_JSON_DEPTH:
-        raise InvalidMessage(where, "nested too deep", f"at most {MAX_JSON_DEPTH} levels are kept")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise InvalidMessage(where, f"key {ascii(key)[:40]}", "object keys must be strings")
-            check_json(inner, f"{where}.{ascii(key)[1:-1][:40]}", depth + 1)
-        return
-    if isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            check_json(inner, f"{where}[{index}]", depth + 1)
-        return
-    raise InvalidMessage(
-        where, type(value).__name__, "is not JSON; convert it first (for an SDK object: its model_dump)"
-    )
-
-
-def _check_number(value: float, where: str) -> None:
-    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-        raise InvalidMessage(where, f"an integer of {value.bit_length():,} bits", "is too large; send a string")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidMessage(where, repr(value), "is not JSON; send null or a string")
-
-
-def dump_json(value: Any) -> bytes:
-    """Compact ASCII JSON in insertion order: ASCII keeps lone surrogates, the order keeps bytes stable."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-def load_json(text: bytes, *, wrapped: int = 0) -> Any:
-    """A value that `dump_json` may have written; `wrapped` are the levels that surround what was checked.
-
-    Raises:
-        ValueError: it is no line of ASCII JSON, or holds what `check_json` refuses.
-    """
-    try:
-        value = _DECODER.decode(text.decode("ascii"))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if text[:1].isspace() or text[-1:].isspace():
-        raise ValueError("it is more than one line")
-    if text.count(b"[") + text.count(b"{") > MAX_JSON_DEPTH:  # else it cannot be nested too deep
-        check_json(value, "value", -wrapped)
-    return value
-
-
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError("an integer is too large")
-    value = int(digits)
-    if len(digits) >= _MAX_DIGITS - 2:
-        _check_number(value, "value")
-    return value
-
-
-def _float(digits: str) -> float:
-    value = float(digits)
-    _check_number(value, "value")
-    return value
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=_refused, parse_int=_integer, parse_float=_float)
 
 
 def checked_state(state: Any, *, max_bytes: int) -> bytes | None:

@@ -42,8 +42,8 @@ from tests.conformance.scripted import (
 from tests.waiting import until
 from threadkeep.errors import FlushTimeout, InvalidMessage
 from threadkeep.local.ports import LOOPBACK, free_port
-from threadkeep.model import dump_json
 from threadkeep.session import Rewind, ToolResult, Usage
+from threadkeep.strict_json import dump_json
 
 
 def echo(text: str) -> str:

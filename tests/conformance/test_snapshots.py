@@ -22,6 +22,7 @@ from threadkeep.storage.hot_flow import TierFlow
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import SyncLink
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.record_ids import ID_BYTES
 from threadkeep.storage.snapshot_v1 import read_v1, write_v1
 from threadkeep.tasks.flush import flush
 from threadkeep.tasks.hydrate import hydrate, load
@@ -517,7 +518,7 @@ def test_concurrent_hydrates_restore_one_copy(face, stores, tiers, cold):
     got = face.gather(*readers, *workers)
     assert got[:4] == [[user("a"), user("b")]] * 4
     assert set(got[4:]) <= {"restored", "present"}
-    assert tiers.redis("STRLEN", tiers.names(cold).ids) == 32
+    assert tiers.redis("STRLEN", tiers.names(cold).ids) == 2 * ID_BYTES
 
 
 THREADS = {

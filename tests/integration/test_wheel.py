@@ -18,7 +18,7 @@ assert {"boto3", "sqlalchemy", "alembic", "flower", "psycopg"}.isdisjoint(sys.mo
 package = files("threadkeep")
 assert (package / "py.typed").is_file()
 lua = sorted(item.name for item in (package / "storage" / "lua").iterdir() if item.name.endswith(".lua"))
-from threadkeep.storage.link import script
+from threadkeep.storage.scripts import script
 assert all(script(name.removesuffix(".lua")).text for name in lua if name != "prelude.lua")
 migrations = package / "storage" / "migrations"
 versions = [item.name for item in (migrations / "versions").iterdir() if item.name.endswith(".py")]

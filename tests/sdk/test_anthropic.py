@@ -14,10 +14,11 @@ from typing_extensions import is_typeddict
 
 from tests.sdk.fake_provider import Answer, FakeProvider
 from threadkeep.errors import EmptyReply
-from threadkeep.model import Entry, dump_json
+from threadkeep.model import Entry
 from threadkeep.session.codecs.anthropic import AnthropicCodec
 from threadkeep.session.codecs.anthropic_cache import with_cache
 from threadkeep.session.codecs.base import Reply, ToolDefinition, Usage
+from threadkeep.strict_json import dump_json
 
 CODEC = AnthropicCodec()
 FIXED = {"model": "claude-sonnet-5", "max_tokens": 1024}

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from threadkeep.errors import EmptyReply, InvalidMessage
-from threadkeep.model import Entry, dump_json
+from threadkeep.model import Entry
 from threadkeep.session.codecs import codec_for
 from threadkeep.session.codecs.anthropic import AnthropicCodec
 from threadkeep.session.codecs.anthropic_cache import with_cache
 from threadkeep.session.codecs.base import Part, ToolCall, ToolDefinition, Usage
+from threadkeep.strict_json import dump_json
 
 CODEC = AnthropicCodec()
 CALL = ToolCall("toolu_1", "look", {})

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadkeep.errors import CacheWithoutName, EmptyReply, InvalidMessage, ThreadkeepError
-from threadkeep.model import Entry, dump_json
+from threadkeep.model import Entry
 from threadkeep.session.codecs import codec_for
 from threadkeep.session.codecs.base import Reply, ToolCall, ToolDefinition, Usage
 from threadkeep.session.codecs.google_cache import ContextCache, split_cache
 from threadkeep.session.codecs.google_genai import GoogleGenAICodec
+from threadkeep.strict_json import dump_json
 
 CODEC = GoogleGenAICodec()
 SIGNATURE = base64.b64encode(b"\xfb\xff\xfe signed").decode()

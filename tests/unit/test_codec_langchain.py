@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from threadkeep.errors import EmptyReply, InvalidMessage, SdkMissing
-from threadkeep.model import Entry, dump_json
+from threadkeep.model import Entry
 from threadkeep.session.codecs import codec_for
 from threadkeep.session.codecs.base import Reply, ToolCall, Usage
 from threadkeep.session.codecs.langchain import LangChainCodec
 from threadkeep.session.codecs.langchain_cache import append_cache_point
+from threadkeep.strict_json import dump_json
 
 CODEC = LangChainCodec()
 CALL = ToolCall("c1", "weather", {})

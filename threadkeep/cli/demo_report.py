@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from threadkeep.cli.output import console, duration, size, table
-from threadkeep.model import Entry, dump_json
+from threadkeep.model import Entry
+from threadkeep.strict_json import dump_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from threadkeep.errors import ThreadkeepError
 from threadkeep.model import Entry, JsonObject, fresh_id
 from threadkeep.session.codecs import codec_for
-from threadkeep.storage.archive import is_archive
+from threadkeep.storage.framing import is_archive
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.snapshot_v1 import read_v1
 

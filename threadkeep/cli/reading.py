@@ -7,12 +7,14 @@ from typing import Literal
 
 from threadkeep.errors import ThreadErased, ThreadNotFound
 from threadkeep.model import Entry, JsonObject, Seal, StoredObject, ThreadRef, fresh_mark
-from threadkeep.storage.archive import NO_CHAIN, is_tombstone, read_frames, seal_tail, verify_owner
+from threadkeep.storage.archive import NO_CHAIN, read_frames, seal_tail
 from threadkeep.storage.hot import Contents
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import records_of
+from threadkeep.storage.seals import verify_owner
 from threadkeep.storage.snapshot_v1 import read_v1
+from threadkeep.storage.tombstones import is_tombstone
 from threadkeep.tasks.stores import Stores
 
 
@@ -87,7 +89,7 @@ def read_archive(body: bytes, *, where: str, limits: ReadLimits, thread: str = "
 
 def _from_redis(ref: ThreadRef, contents: Contents, stores: Stores) -> Found:
     head = contents.head
-    records = records_of(contents, ref, limits=ReadLimits.of(stores.settings))
+    records = records_of(contents, ref, limits=ReadLimits.of(stores.settings)).lines()
     seal = head.to_seal(ref, fresh_mark())
     tail = seal_tail(contents.tail, seal, base_count=head.base_count, base_chain=head.chain)
     return Found(ref, "redis", contents.base + tail.body, tail.seal, records, head.dirty)

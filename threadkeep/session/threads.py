@@ -33,11 +33,11 @@ from threadkeep.session.asking import Asking
 from threadkeep.session.codecs import codec_for
 from threadkeep.session.codecs.plain import PlainCodec
 from threadkeep.session.loop.answers import Repair, repairs_in
-from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import Head, identity_fields
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.parts import entries_of, first_parts, hashes_of, log_bytes, plain_parts, whole_parts
+from threadkeep.storage.record_ids import ID_BYTES, id_hash
 
 STAGINGS: Final = 3
 """How often a new thread is staged again, because a full Redis evicted it before it was in its place."""
@@ -336,11 +336,11 @@ def check_batch(entries: Sequence[Entry], codec: str, thread: str) -> None:
 
 
 def position(ids: bytes, message_id: str) -> int | None:
-    """Where a message stands, from the 16-byte hashes of all ids."""
+    """Where a message stands, from the hashes of all ids."""
     wanted, at = id_hash(message_id), -1
     while (at := ids.find(wanted, at + 1)) >= 0:
-        if at % 16 == 0:
-            return at // 16
+        if at % ID_BYTES == 0:
+            return at // ID_BYTES
     return None
 
 

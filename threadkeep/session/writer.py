@@ -24,7 +24,6 @@ from threadkeep.model import (
     checked_labels,
     checked_record,
     checked_state,
-    dump_json,
     fresh_id,
     fresh_mark,
 )
@@ -33,11 +32,13 @@ from threadkeep.session.codecs import codec_for
 from threadkeep.session.codecs.base import Part
 from threadkeep.session.loop.state import State
 from threadkeep.session.threads import Threads, check_batch, position, timestamp
-from threadkeep.storage.archive import id_hash
 from threadkeep.storage.hot import Contents, Written
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import ReadLimits
-from threadkeep.storage.parts import first_parts, hashes_of, log_bytes, plain_parts, record_parser, records_of
+from threadkeep.storage.parts import first_parts, hashes_of, log_bytes, plain_parts, records_of
+from threadkeep.storage.record_ids import ID_BYTES, id_hash, split_ids
+from threadkeep.storage.records import Records
+from threadkeep.strict_json import dump_json
 
 ATTEMPTS: Final = 5
 """How often a write is tried again because the thread left Redis, or an id was added meanwhile."""
@@ -80,17 +81,16 @@ class Writer:
         self._threads = threads
         self._hot = threads.hot
         self._settings = threads.settings
-        self._parse = record_parser(ref)
         self._lost = False
         self._unsure = False
-        self._records: list[bytes] | None = None
+        self._records: Records | None = None
         self._positions: dict[bytes, int] | None = None
         self._start_from(head)
 
     def _start_from(self, head: Head) -> None:
         """Forget what was read before: the thread is as `head` says."""
         self.rev, self.count, self.size = head.rev, head.count, head.raw_bytes + head.log_bytes
-        self._records = [] if head.count == 0 else None
+        self._records = Records(self.ref, [], []) if head.count == 0 else None
         self._positions = {} if head.count == 0 else None
         self._saved = dump_json(State(head.state).to_json())
         self.sound = 0
@@ -106,17 +106,17 @@ class Writer:
     async def entries(self) -> list[Entry]:
         """All messages, as objects of the caller's own."""
         await self._ready()
-        return [self._parse(record) for record in await self._all_records()]
+        return (await self._all_records()).entries()
 
     async def entries_from(self, start: int) -> list[Entry]:
         """The entries from a place on; those before are not parsed."""
         await self._ready()
-        return [self._parse(record) for record in (await self._all_records())[start:]]
+        return (await self._all_records()).entries(start)
 
     async def newest_first(self) -> Iterator[Entry]:
         """The entries, each parsed when it is asked for."""
         await self._ready()
-        return map(self._parse, reversed(await self._all_records()))
+        return (await self._all_records()).newest_first()
 
     async def holds(self, message_ids: Sequence[str]) -> bool:
         """Whether all of these ids are there."""
@@ -124,7 +124,7 @@ class Writer:
         known = await self._known()
         return all(id_hash(message_id) in known for message_id in message_ids)
 
-    async def _all_records(self) -> list[bytes]:
+    async def _all_records(self) -> Records:
         if self._records is None:
             contents = await self._contents()
             self._records = records_of(contents, self.ref, limits=ReadLimits.of(self._settings))
@@ -151,8 +151,8 @@ class Writer:
             if self._positions is not None:
                 return self._positions
             ids = await self._hot.ids(self.ref)
-            if len(ids) == 16 * self.count:
-                self._positions = {ids[at : at + 16]: at // 16 for at in range(0, len(ids), 16)}
+            if len(ids) == ID_BYTES * self.count:
+                self._positions = {name: place for place, name in enumerate(split_ids(ids))}
             else:
                 await self._look_again()
         raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept changing")
@@ -267,15 +267,16 @@ class Writer:
             MessageConflict: an id is there with other content.
         """
         known = await self._known()
-        if not any(id_hash(entry.id) in known for entry in entries):
+        places = [known.get(id_hash(entry.id)) for entry in entries]
+        taken = [place for place in places if place is not None]
+        if not taken:
             return entries, records
-        stored = await self._all_records()
+        stored = iter((await self._all_records()).at(taken))
         fresh: list[tuple[Entry, bytes]] = []
-        for entry, record in zip(entries, records, strict=True):
-            at = known.get(id_hash(entry.id))
-            if at is None:
+        for entry, record, place in zip(entries, records, places, strict=True):
+            if place is None:
                 fresh.append((entry, record))
-            elif not self._parse(stored[at]).same_as(entry):
+            elif not next(stored).same_as(entry):
                 raise MessageConflict(str(self.ref), entry.id)
         return [entry for entry, _ in fresh], [record for _, record in fresh]
 

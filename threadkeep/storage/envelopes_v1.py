@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from threadkeep.errors import InvalidMessage
-from threadkeep.model import Entry, JsonObject, Kind, check_json, dump_json
+from threadkeep.model import Entry, JsonObject, Kind
+from threadkeep.strict_json import check_json, dump_json
 
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _KIND_OF_ROLE: Final[dict[str, Kind]] = {"user": "user", "model": "assistant", "system": "system"}

@@ -1,15 +1,16 @@
 """What a thread is put together from: nothing, another thread's parts, or the first so many messages of it. Pure."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, id_hash, read_frames
+from threadkeep.storage.archive import NO_CHAIN, read_frames
 from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import base_fields
 from threadkeep.storage.limits import ReadLimits
+from threadkeep.storage.record_ids import ID_BYTES, id_hash
+from threadkeep.storage.records import Records
 
 
 def plain_parts(records: Sequence[bytes], ids: bytes, fields: Sequence[Any] = ()) -> Parts:
@@ -37,7 +38,7 @@ def first_parts(contents: Contents, keep: int, *, limits: ReadLimits, fields: Se
     head = contents.head
     if keep >= head.base_count:
         cut_tail = contents.tail[: keep - head.base_count]
-        return whole_parts(Contents(head, contents.base, cut_tail, contents.ids[: 16 * keep]), fields)
+        return whole_parts(Contents(head, contents.base, cut_tail, contents.ids[: ID_BYTES * keep]), fields)
     end = frames = count = raw = 0
     chain, log = NO_CHAIN, list[bytes]()
     for frame in read_frames(contents.base, where="the thread's base in Redis", limits=limits):
@@ -47,21 +48,19 @@ def first_parts(contents: Contents, keep: int, *, limits: ReadLimits, fields: Se
         end, frames, count, chain = frame.end, frames + 1, frame.seal.count, frame.seal.chain
         raw += frame.raw_bytes
     described = base_fields(base_bytes=end, frames=frames, chain=chain, raw_bytes=raw, log_bytes=log_bytes(log))
-    return Parts(contents.base[:end], count, log, contents.ids[: 16 * keep], [*described, *fields])
+    return Parts(contents.base[:end], count, log, contents.ids[: ID_BYTES * keep], [*described, *fields])
 
 
-def records_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> list[bytes]:
+def records_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> Records:
     """All records, those of the base decompressed and verified.
 
     Raises:
         ArchiveCorrupt: the base in Redis is damaged.
     """
-    records: list[bytes] = []
-    for frame in read_frames(contents.base, where=f"base of {ref} in Redis", thread=str(ref), limits=limits):
-        records += frame.records
-    if len(records) != contents.head.base_count:
+    frames = list(read_frames(contents.base, where=f"base of {ref} in Redis", thread=str(ref), limits=limits))
+    if sum(frame.count for frame in frames) != contents.head.base_count:
         raise ArchiveCorrupt(str(ref), f"base of {ref} in Redis", "it does not hold the messages that its head counts")
-    return records + contents.tail
+    return Records(ref, frames, contents.tail)
 
 
 def entries_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> list[Entry]:
@@ -70,13 +69,7 @@ def entries_of(contents: Contents, ref: ThreadRef, *, limits: ReadLimits) -> lis
     Raises:
         ArchiveCorrupt: the base in Redis, or a record there, is damaged.
     """
-    parse = record_parser(ref)
-    return [parse(record) for record in records_of(contents, ref, limits=limits)]
-
-
-def record_parser(ref: ThreadRef) -> Callable[[bytes], Entry]:
-    """Makes entries of a thread's records, and names the thread where it cannot."""
-    return partial(Entry.from_record, where=f"a record of {ref} in Redis", thread=str(ref))
+    return records_of(contents, ref, limits=limits).entries()
 
 
 def hashes_of(entries: Sequence[Entry]) -> bytes:

@@ -263,7 +263,6 @@ class CatalogFilter:
     Attributes:
         labels: All of these must be present with these values.
         idle_since: Only threads last active before this Unix time.
-        cached_at: Only threads of which a copy may have been in Redis at this Unix time.
         after: Only threads behind this one in (namespace, thread_id) order: the last of the page before.
     """
 
@@ -272,7 +271,6 @@ class CatalogFilter:
     labels: dict[str, str] | None = None
     id_prefix: str | None = None
     idle_since: float | None = None
-    cached_at: float | None = None
     erased: bool = False
     after: ThreadRef | None = None
 
@@ -325,6 +323,13 @@ class Catalog(Protocol):
 
     def page(self, where: CatalogFilter, limit: int) -> list[CatalogEntry]:
         """At most `limit` rows in (namespace, thread_id) order."""
+        ...
+
+    def cached(self, at: float, *, after: CatalogEntry | None = None, limit: int) -> list[CatalogEntry]:
+        """At most `limit` cold threads of which a copy may be in Redis at a Unix time, soonest to leave first.
+
+        `after` is the last of the page before. Takes no longer where there are more threads of which there is none.
+        """
         ...
 
     def totals(self) -> dict[str, TierTotals]:

@@ -6,10 +6,10 @@ from typing import Final
 
 from threadkeep.errors import ArchiveMoved, StoreUnavailable, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, ThreadRef
-from threadkeep.storage.archive import tombstone
 from threadkeep.storage.hot import Erasing
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import Announce, CatalogEvent
+from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.receipt import FromBucket, FromRedis, Receipt
 from threadkeep.tasks.stores import Stores, log

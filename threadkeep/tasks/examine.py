@@ -5,10 +5,11 @@ from typing import Final, Literal
 
 from threadkeep.errors import AnswerGarbled, ArchiveCorrupt, ArchiveFrozen, ArchiveTooNew, StoreUnavailable
 from threadkeep.model import ArchiveMeta, Seal, StoredObject, ThreadRef
-from threadkeep.storage.archive import Tombstone, read_frames, read_tombstone, record_hashes
+from threadkeep.storage.archive import read_frames, verify_content
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogEntry
+from threadkeep.storage.tombstones import Tombstone, read_tombstone
 from threadkeep.tasks.stores import Stores
 
 LOOKS: Final = 3
@@ -126,7 +127,7 @@ def read_whole(ref: ThreadRef, where: str, body: bytes, limits: ReadLimits) -> t
     """
     seal, raw_bytes = None, 0
     for frame in read_frames(body, where=where, thread=str(ref), limits=limits):
-        record_hashes(frame, where=where, thread=str(ref))
+        verify_content(frame, where=where, thread=str(ref))
         seal, raw_bytes = frame.seal, raw_bytes + frame.raw_bytes
     if seal is None:
         raise ArchiveCorrupt(str(ref), where, "it is empty")

@@ -5,22 +5,16 @@ from dataclasses import dataclass
 
 from threadkeep.errors import ArchiveCorrupt, InvalidMessage
 from threadkeep.model import Seal, StoredObject, ThreadRef, checked_record, fresh_mark
-from threadkeep.storage.archive import (
-    NO_CHAIN,
-    id_hashes,
-    is_tombstone,
-    read_frames,
-    read_tombstone,
-    seal_tail,
-    verify_owner,
-)
+from threadkeep.storage.archive import NO_CHAIN, outlines, seal_tail
 from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import Restorable, restored_fields
 from threadkeep.storage.hot_head import identity_fields
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import hashes_of, log_bytes
+from threadkeep.storage.seals import verify_owner
 from threadkeep.storage.snapshot_v1 import read_v1
+from threadkeep.storage.tombstones import is_tombstone, read_tombstone
 from threadkeep.tasks.stores import Stores
 
 
@@ -66,8 +60,8 @@ def load(stores: Stores, ref: ThreadRef) -> Loaded | Absent:
 def _verified(stores: Stores, ref: ThreadRef, stored: StoredObject, body: bytes) -> Loaded:
     ids: list[bytes] = []
     raw_bytes, frames, seal = 0, 0, None
-    for frame in read_frames(body, where=stored.key, thread=str(ref), limits=ReadLimits.of(stores.settings)):
-        ids.append(id_hashes(frame, where=stored.key, thread=str(ref)))
+    for frame in outlines(body, where=stored.key, thread=str(ref), limits=ReadLimits.of(stores.settings)):
+        ids.append(frame.ids)
         raw_bytes += frame.raw_bytes
         frames, seal = frames + 1, frame.seal
     if seal is None:

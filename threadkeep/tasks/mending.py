@@ -7,14 +7,14 @@ from typing import Final, Literal
 
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, Frame, read_frames, record_hashes, seal_tail
+from threadkeep.storage.archive import NO_CHAIN, Frame, read_frames, seal_tail, verify_content
 from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import HydrateStart, Mending
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.hot_remains import Remains
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
-from threadkeep.storage.parts import hashes_of, record_parser
+from threadkeep.storage.record_ids import ID_BYTES, ids_of
 from threadkeep.tasks.loading import Absent, Loaded, load
 from threadkeep.tasks.outcome import Outcome
 from threadkeep.tasks.stores import Stores
@@ -57,7 +57,7 @@ def mend(stores: Stores, ref: ThreadRef, start: HydrateStart) -> Outcome | Liter
     log = now(stores.hot.log(ref, head))
     if base is None or len(log) != head.tail_count:
         return None if base is None else "again"
-    mending = base.mending(hashes_of([record_parser(ref)(record) for record in log]))
+    mending = base.mending(ids_of(log, where=f"a record of {ref} in Redis", thread=str(ref)))
     if "ids" not in remains.broken and now(stores.hot.ids(ref)) != mending.ids:
         return None
     status = now(stores.flow.mend(ref, start.ticket, head, mending))
@@ -106,7 +106,7 @@ def proven_prefix(body: bytes, head: Head, *, where: str, limits: ReadLimits) ->
     raw, ids = 0, list[bytes]()
     for number, frame in enumerate(read_frames(body, where=where, limits=limits), 1):
         raw += frame.raw_bytes
-        ids.append(record_hashes(frame, where=where))
+        ids.append(verify_content(frame, where=where))
         if (frame.seal.count, frame.seal.chain) == (head.base_count, head.chain):
             return Base(body[: frame.end], number, head.chain, raw, b"".join(ids))
         if frame.seal.count > head.base_count:
@@ -131,4 +131,4 @@ def _framed_anew(frames: Iterator[Frame], head: Head, ref: ThreadRef, *, level: 
     records = [record for frame in frames for record in frame.records][: head.base_count]
     seal = replace(head.to_seal(ref, attempt=head.gen), rev=head.archived, state=None)
     tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN, level=level)
-    return Base(tail.body, tail.frames, tail.seal.chain, tail.raw_bytes, ids[: 16 * head.base_count])
+    return Base(tail.body, tail.frames, tail.seal.chain, tail.raw_bytes, ids[: ID_BYTES * head.base_count])

@@ -11,10 +11,10 @@ from itertools import groupby, islice
 from typing import Any, Final
 
 from threadkeep.model import StoredObject, ThreadRef
-from threadkeep.storage.archive import TOMBSTONE_BYTES
 from threadkeep.storage.hot import Looked
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogEntry, CatalogFilter
+from threadkeep.storage.tombstones import TOMBSTONE_BYTES
 from threadkeep.tasks.erase import forget
 from threadkeep.tasks.examine import Examined
 from threadkeep.tasks.repair import archive_anew

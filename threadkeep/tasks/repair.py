@@ -9,11 +9,11 @@ from typing import Literal
 
 from threadkeep.errors import ArchiveCorrupt, ArchiveMoved, StoreRefused, ThreadkeepError
 from threadkeep.model import ArchiveMeta, Entry, Seal, StoredObject, ThreadRef
-from threadkeep.storage.archive import read_tombstone, tombstone
 from threadkeep.storage.hot import Contents
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogEntry, CatalogRow
+from threadkeep.storage.tombstones import read_tombstone, tombstone
 from threadkeep.tasks.examine import Examined, read_whole
 from threadkeep.tasks.flush import flush
 from threadkeep.tasks.lost_race import clear_if_erased

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from threadkeep.errors import EmptyReply, InvalidMessage
-from threadkeep.model import Entry, JsonObject, Kind, check_json
+from threadkeep.model import Entry, JsonObject, Kind
 from threadkeep.session.codecs.anthropic_cache import MAX_BREAKPOINTS, Cache, is_blank_text, with_cache
 from threadkeep.session.codecs.base import (
     Part,
@@ -21,6 +21,7 @@ from threadkeep.session.codecs.base import (
     dump_text,
 )
 from threadkeep.session.codecs.jsonable import to_json
+from threadkeep.strict_json import check_json
 
 _META: Final = {
     "model": "model",

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
 
-from threadkeep.model import Entry, JsonObject, Kind, dump_json
+from threadkeep.model import Entry, JsonObject, Kind
+from threadkeep.strict_json import dump_json
 
 Prepared = Callable[[Any, int, list[Any]], Any]
 """A hook on each native message of a request: the message, its place, all as they were; gives the one to send."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from threadkeep.errors import InvalidMessage
-from threadkeep.model import MAX_JSON_DEPTH
+from threadkeep.strict_json import MAX_JSON_DEPTH
 
 
 def to_json(value: Any, depth: int = 0) -> Any:

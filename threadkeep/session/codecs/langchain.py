@@ -10,7 +10,7 @@ from operator import add
 from typing import Any, Final
 
 from threadkeep.errors import EmptyReply, InvalidMessage, SdkMissing
-from threadkeep.model import Entry, JsonObject, Kind, check_json
+from threadkeep.model import Entry, JsonObject, Kind
 from threadkeep.session.codecs.base import (
     Part,
     Prepared,
@@ -24,6 +24,7 @@ from threadkeep.session.codecs.base import (
 )
 from threadkeep.session.codecs.jsonable import to_json
 from threadkeep.session.codecs.plain import KIND_OF_ROLE
+from threadkeep.strict_json import check_json
 
 _KINDS: Final[dict[str, Kind]] = {
     "human": "user",

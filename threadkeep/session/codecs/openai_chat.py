@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any, Final, NoReturn
 
 from threadkeep.errors import EmptyReply, InvalidMessage
-from threadkeep.model import Entry, JsonObject, Kind, check_json
+from threadkeep.model import Entry, JsonObject, Kind
 from threadkeep.session.codecs.base import (
     Part,
     Prepared,
@@ -19,6 +19,7 @@ from threadkeep.session.codecs.base import (
     made_call_id,
 )
 from threadkeep.session.codecs.jsonable import to_json
+from threadkeep.strict_json import check_json
 
 _KINDS: Final[dict[str, Kind]] = {
     "system": "system",

@@ -8,9 +8,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from threadkeep.errors import InvalidMessage
-from threadkeep.model import MAX_JSON_DEPTH, check_json
 from threadkeep.session.codecs.base import ToolCall, Usage
 from threadkeep.session.codecs.jsonable import to_json
+from threadkeep.strict_json import MAX_JSON_DEPTH, check_json
 
 FAILED: Final = "The tool encountered an error. Please try again or use a different approach."
 """All that a model learns of a failure that no hook has decided on: an error may hold what is not its business."""

@@ -8,8 +8,9 @@ from enum import StrEnum, auto
 from typing import Any, Final, Literal, Self, get_args
 
 from threadkeep.errors import InvalidMessage
-from threadkeep.model import MAX_JSON_DEPTH, JsonObject, check_json
+from threadkeep.model import JsonObject
 from threadkeep.session.codecs.base import ToolDefinition, Usage
+from threadkeep.strict_json import MAX_JSON_DEPTH, check_json
 
 TaskStatus = Literal["pending", "in_progress", "completed"]
 

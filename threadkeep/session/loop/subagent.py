@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from threadkeep.errors import InvalidMessage, ThreadExists, ThreadkeepError
-from threadkeep.model import JsonObject, dump_json
+from threadkeep.model import JsonObject
 from threadkeep.session.loop.context import AsyncToolContext, ToolContext
 from threadkeep.session.loop.hooks import ToolHooks
 from threadkeep.session.loop.result import Result
 from threadkeep.session.loop.tools import Tool, ToolResult
+from threadkeep.strict_json import dump_json
 
 AnyContext = ToolContext | AsyncToolContext
 ThreadMode = Literal["new", "fork", "continue"]
