@@ -165,14 +165,14 @@ class TestS3ColdStore(S3Contract):
         first = store.put(REF, body_of_size(LARGE), meta=make_meta(1), based_on=None)
         other = []
 
-        send = store.bucket.signed.send
+        send = store.bucket.multipart.send
 
         def write_first(operation, *request, **more):
             if operation == "CompleteMultipartUpload":
                 other.append(store.put(REF, b"another", meta=make_meta(2), based_on=first.etag))
             return send(operation, *request, **more)
 
-        monkeypatch.setattr(store.bucket.signed, "send", write_first)
+        monkeypatch.setattr(store.bucket.multipart, "send", write_first)
         with pytest.raises(ArchiveMoved):
             store.extend(REF, b"late", meta=make_meta(3), based_on=first.etag, keep=LARGE)
         assert store.head(REF).etag == other[0].etag

@@ -10,6 +10,7 @@ import pytest
 from threadkeep.errors import ArchiveMoved, StoreRefused, StoreUnavailable
 from threadkeep.model import fresh_mark
 from threadkeep.storage.cold import open_cold
+from threadkeep.storage.s3_multipart import abort_uploads
 from threadkeep.testing.buckets import Bucket
 from threadkeep.testing.cold_samples import REF, make_meta, put_over
 from threadkeep.testing.wire import Answer, Delay, DropReply, FaultyProxy, Garble, Reset, Truncate
@@ -156,6 +157,84 @@ def test_a_lasting_fault_costs_as_many_requests_as_attempts_are_set(store, proxy
     with pytest.raises(StoreUnavailable):
         store.put(REF, BODY, meta=make_meta(1), based_on=None)
     assert proxy.count("PUT") == 3
+
+
+# --- an object that is extended by parts ------------------------------------------------------------------
+
+REQUESTS = {
+    "begun": ("POST", "uploads"),
+    "copied": ("PUT", "partNumber=1"),
+    "sent": ("PUT", "partNumber=2"),
+    "completed": ("POST", "uploadId"),
+}
+
+
+def extended(store, *, on=None):
+    """Extend an object of 5 MiB; what there is then, and how many uploads are left of it."""
+    large = BODY * 60
+    first = store.put(REF, large, meta=make_meta(1), based_on=None)
+    if on:
+        on()
+    done = store.extend(REF, b"new", meta=make_meta(2), based_on=first.etag, keep=len(large))
+    stored, body = store.get(REF)
+    assert (stored.etag, stored.meta.rev, body == large + b"new") == (done.etag, 2, True)
+    return done, abort_uploads(store.bucket, store.keys.thread(REF))
+
+
+@pytest.mark.parametrize("engine", ["boto3"], indirect=True)
+@pytest.mark.parametrize("which", REQUESTS)
+@pytest.mark.parametrize(
+    "fault", [Answer(503, "SlowDown"), Answer(500), Answer(200)], ids=["503", "500", "found_out_after_200"]
+)
+def test_a_passing_fault_of_any_part_is_tried_again_and_leaves_no_upload(store, proxy, which, fault):
+    method, containing = REQUESTS[which]
+    _, left = extended(store, on=lambda: proxy.inject(fault, method=method, containing=containing, times=2))
+    assert left == 0
+
+
+@pytest.mark.parametrize("engine", ["boto3"], indirect=True)
+@pytest.mark.parametrize("which", ["begun", "copied", "sent"])
+def test_a_part_whose_reply_was_lost_is_sent_again(store, proxy, which):
+    method, containing = REQUESTS[which]
+    _, left = extended(store, on=lambda: proxy.inject(DropReply(), method=method, containing=containing))
+    assert left == (which == "begun"), "nobody knows the name of an upload of which the answer was lost"
+
+
+@pytest.mark.parametrize("engine", ["boto3"], indirect=True)
+def test_an_extension_whose_reply_was_lost_meets_its_own_success(store, proxy):
+    with pytest.raises(ArchiveMoved):
+        extended(store, on=lambda: proxy.inject(DropReply(), method="POST", containing="uploadId"))
+    assert store.head(REF).meta.rev == 2
+    assert abort_uploads(store.bucket, store.keys.thread(REF)) == 0
+
+
+@pytest.mark.parametrize("engine", ["boto3"], indirect=True)
+@pytest.mark.parametrize("which", REQUESTS)
+def test_a_lasting_fault_of_a_part_leaves_all_as_it_was(store, proxy, which):
+    method, containing = REQUESTS[which]
+    with pytest.raises(StoreUnavailable):
+        extended(store, on=lambda: proxy.inject(Answer(503), method=method, containing=containing, times=4))
+    assert store.head(REF).meta.rev == 1
+    assert abort_uploads(store.bucket, store.keys.thread(REF)) == 0
+
+
+@pytest.mark.parametrize("engine", ["boto3"], indirect=True)
+def test_an_interruption_of_a_part_comes_through(store, proxy):
+    def interrupt(number, frame):
+        raise TimeIsUpError
+
+    def started():
+        return sum("partNumber=2" in seen.target for seen in proxy.requests)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        proxy.inject(Delay(30), method="PUT", containing="partNumber=2")
+        threading.Thread(target=interrupt_when, args=(started,)).start()
+        with pytest.raises(TimeIsUpError):
+            extended(store)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert started() == 1
 
 
 # --- a body that comes damaged ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from threading import Barrier
 import pytest
 
 from threadkeep.storage import s3_client
-from threadkeep.storage.s3_client import Connected, LazyClient, S3Access
+from threadkeep.storage.s3_client import LazyClient, S3Access
 
 
 class FakeClient:
@@ -24,7 +24,7 @@ def made(monkeypatch):
 
     def connect(access):
         clients.append(FakeClient())
-        return Connected(clients[-1], None)
+        return clients[-1]
 
     monkeypatch.setattr(s3_client, "connect", connect)
     return clients
@@ -83,8 +83,9 @@ def test_secrets_do_not_show():
 
 def test_the_client_is_set_up_as_asked():
     """Retries in one layer; no checksum trailers, which other stores refuse."""
-    access = S3Access("bucket", region="eu-north-1", attempts=5, access_key="a", secret_key="b")
-    config = s3_client.connect(access).client.meta.config
+    config = s3_client.connect(
+        S3Access("bucket", region="eu-north-1", attempts=5, access_key="a", secret_key="b")
+    ).meta.config
     assert config.retries == {"mode": "standard", "total_max_attempts": 5}
     assert config.request_checksum_calculation == "when_required"
     assert config.tcp_keepalive is True
@@ -105,7 +106,7 @@ def test_the_client_is_set_up_as_asked():
 def test_the_bucket_enters_the_url_as_asked(access, url, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    client = s3_client.connect(access).client
+    client = s3_client.connect(access)
     client.meta.events.register("before-send.s3", _keep_back)
     with pytest.raises(KeptBackError, match=f"^{re.escape(url)}$"):
         client.head_object(Bucket="bucket", Key="k")

@@ -1,5 +1,6 @@
 """The cold store over S3: one object per thread, replaced only by whoever knows its ETag."""
 
+import logging
 from collections.abc import Iterator
 
 from threadkeep.config import Settings
@@ -17,6 +18,8 @@ from threadkeep.storage.s3_multipart import (
     completes_conditionally,
     extend,
 )
+
+log = logging.getLogger(__name__)
 
 
 def open_cold(settings: Settings) -> ColdStore:
@@ -48,7 +51,8 @@ class S3ColdStore(S3Base):
         if self._completes is None:
             try:
                 self._completes = completes_conditionally(self.bucket, self.keys.probe())
-            except StoreRefused:  # whole objects need fewer rights
+            except StoreRefused as error:  # whole objects need fewer rights
+                log.warning("large objects are put whole: no upload was completed", extra={"reason": str(error)})
                 self._completes = False
         return self._completes
 

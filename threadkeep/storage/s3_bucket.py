@@ -14,7 +14,7 @@ from threadkeep.storage.s3_client import LazyClient
 from threadkeep.storage.s3_engine import LARGEST_PUT, Engine, QuickRequests, quick_requests
 from threadkeep.storage.s3_errors import STORE, ConditionFailed, ObjectMissing, mapped
 from threadkeep.storage.s3_policy import CONTENT_TYPE, WritePolicy, unquoted
-from threadkeep.storage.s3_signed import SignedRequests
+from threadkeep.storage.s3_template import TemplateRequests
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
@@ -55,7 +55,7 @@ class S3Bucket:
         self.name = connection.access.bucket
         self.policy = policy
         self.connection = connection
-        self.signed = SignedRequests(connection)
+        self.multipart = TemplateRequests(connection)
         self._quick = quick_requests(connection.access, policy, engine)
         self._seen = False
 

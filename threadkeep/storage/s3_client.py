@@ -4,14 +4,16 @@ import os
 import threading
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from threadkeep.errors import StoreRefused
 from threadkeep.storage.s3_errors import STORE, mapped
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
+
+DRAFT: Final = "draft"
+"""The key of an UploadPart that is put together and not sent: the client returns the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,11 @@ class LazyClient:
 
     def __init__(self, access: S3Access) -> None:
         self.access = access
-        self._made: tuple[int, Connected] | None = None
+        self._made: tuple[int, S3Client] | None = None
         self._locks: dict[int, threading.Lock] = {}
 
     def get(self) -> "S3Client":
-        """The client of this process; raises as `connected`."""
-        return self.connected().client
-
-    def connected(self) -> "Connected":
-        """The client of this process, and what it signs with.
+        """The client of this process.
 
         Raises:
             StoreRefused: the endpoint is no URL, or the SDK's own configuration is unusable.
@@ -84,23 +82,16 @@ class LazyClient:
         """Close this process's connections; the next `get` opens new ones."""
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
-            made[1].client.close()
+            made[1].close()
 
 
-class Connected(NamedTuple):
-    """A client and the SDK's credentials that it signs with; None if it found none."""
-
-    client: "S3Client"
-    credentials: Any
-
-
-def connect(access: S3Access) -> Connected:
+def connect(access: S3Access) -> "S3Client":
     """A new client. It opens no connection yet.
 
     Raises:
-        StoreRefused: as of `LazyClient.connected`.
+        StoreRefused: as of `LazyClient.get`.
     """
-    from boto3.session import Session
+    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -110,7 +101,7 @@ def connect(access: S3Access) -> Connected:
         max_pool_connections=access.max_connections,
         tcp_keepalive=True,
         # The SDK's own name would be put together anew for each request: a tenth of its processor time.
-        user_agent=f"boto3/{version('boto3')} threadkeep/{version('threadkeep')}",
+        user_agent=f"threadkeep boto3/{boto3.__version__}",
         s3={"addressing_style": access.addressing},
         # Checksums travel where this package asks for them, as plain headers: the SDK's default since 1.36 is
         # a trailer in aws-chunked encoding, which other stores refuse or keep as ContentEncoding.
@@ -119,19 +110,30 @@ def connect(access: S3Access) -> Connected:
     )
     try:
         with mapped("connect"):
-            session = Session(
+            client = boto3.Session(
                 aws_access_key_id=access.access_key,
                 aws_secret_access_key=access.secret_key,
                 aws_session_token=access.session_token,
                 region_name=access.region,
-            )
-            client = session.client("s3", endpoint_url=access.endpoint, config=config)
-            credentials = session.get_credentials()
+            ).client("s3", endpoint_url=access.endpoint, config=config)
     except ValueError as error:
         remedy = "Set THREADKEEP_S3_ENDPOINT to a URL such as https://s3.example.com."
         raise StoreRefused(STORE, "connect", "the endpoint is no URL", remedy) from error
     client.meta.events.register_first("needs-retry.s3", _let_interruptions_out)
-    return Connected(client, credentials)
+    client.meta.events.register_last("before-call.s3.UploadPart", _return_draft)
+    return client
+
+
+def _return_draft(params: dict[str, Any], **_: Any) -> Any:
+    """Answer with the request itself, if it is for `DRAFT`."""
+    from botocore.awsrequest import AWSResponse
+    from botocore.compat import HTTPHeaders
+
+    return (
+        (AWSResponse(params["url"], 200, HTTPHeaders(), None), params)
+        if params["url_path"].endswith(f"/{DRAFT}")
+        else None
+    )
 
 
 def interruption_in(caught: Exception | None) -> Exception | None:

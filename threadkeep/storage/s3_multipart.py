@@ -6,22 +6,21 @@ its place, on the condition that nobody else wrote meanwhile.
 
 import base64
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from html import escape, unescape
+from html import escape
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from threadkeep.errors import AnswerGarbled, ArchiveFrozen, StoreRefused, ThreadkeepError
+from threadkeep.errors import StoreRefused, ThreadkeepError
 from threadkeep.model import ArchiveMeta, StoredObject, fresh_mark
 from threadkeep.storage.s3_bucket import S3Bucket
-from threadkeep.storage.s3_errors import STORE, ConditionFailed, ObjectMissing, mapped
-from threadkeep.storage.s3_policy import CONTENT_TYPE, unquoted
-from threadkeep.storage.s3_signed import Answer
+from threadkeep.storage.s3_errors import ConditionFailed, ObjectMissing, mapped
+from threadkeep.storage.s3_policy import CONTENT_TYPE
+from threadkeep.storage.s3_template import Answer
 
 _XML: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -50,18 +49,16 @@ def extend(bucket: S3Bucket, key: str, tail: bytes, meta: ArchiveMeta, *, based_
     try:
         parts = [upload.copied(1, based_on, keep), upload.sent(2, tail)]
         answer = upload.completed(parts, if_match=based_on)
-    except ArchiveFrozen:
+    except ThreadkeepError as error:
         upload.given_up()
-        raise
-    except StoreRefused as error:
-        upload.given_up()
-        if error.reason.startswith("NoSuchUpload"):  # it was completed, or the thread erased: whoever looks will see
+        if isinstance(error, StoreRefused) and error.reason.startswith("NoSuchUpload"):
+            # it was completed, or the thread erased: whoever looks will see
             raise ConditionFailed(error.store, error.operation, error.reason, error.remedy) from error
         raise
     sent_at, version_id = answer.headers.get("date"), answer.headers.get("x-amz-version-id")
     return StoredObject(
         key=key,
-        etag=_told(answer, "ETag"),
+        etag=answer.told("ETag"),
         size=keep + len(tail),
         meta=meta,
         modified=parsedate_to_datetime(sent_at).timestamp() if sent_at else 0.0,
@@ -84,14 +81,16 @@ def completes_atomically(bucket: S3Bucket) -> bool:
 def completes_conditionally(bucket: S3Bucket, key: str) -> bool:
     """Whether a store honours `If-Match` where it completes an upload: tried out at `key`, which nobody else uses.
 
-    False also where these credentials may not do what that takes. Deletes what it made.
+    Deletes what it made.
+
+    Raises:
+        StoreRefused: these credentials may not do what that takes, or the store cannot.
+        StoreUnavailable: not known.
     """
     meta = ArchiveMeta(rev=0, attempt=fresh_mark(), chain="", count=0, born=0)
     stored = bucket.put(key, secrets.token_bytes(64), meta)
     try:
         return not _completed(bucket, key, if_match="0" * 32) and _completed(bucket, key, if_match=stored.etag)
-    except StoreRefused:
-        return False
     finally:
         try:
             bucket.purge(key, lambda version: version.key == key)
@@ -103,9 +102,11 @@ def _completed(bucket: S3Bucket, key: str, *, if_match: str) -> bool:
     upload = _Upload.begun(bucket, key, None)
     try:
         upload.completed([upload.sent(1, b"probe")], if_match=if_match)
-    except (ConditionFailed, ObjectMissing):
+    except ThreadkeepError as error:
         upload.given_up()
-        return False
+        if isinstance(error, ConditionFailed | ObjectMissing):
+            return False
+        raise
     return True
 
 
@@ -149,24 +150,26 @@ class _Upload:
         if meta is not None:
             named = {f"x-amz-meta-{name}": value for name, value in meta.to_headers().items()}
             headers = {**bucket.policy.creation_headers(), **named, "Content-Type": CONTENT_TYPE}
-        made = bucket.signed.send("CreateMultipartUpload", "POST", key, query={"uploads": ""}, headers=headers)
-        return cls(bucket, key, _told(made, "UploadId"))
+        made = bucket.multipart.send("CreateMultipartUpload", key, "uploads", headers)
+        return cls(bucket, key, made.told("UploadId"))
 
     def copied(self, number: int, based_on: str, size: int) -> tuple[int, str]:
         """A part of the first `size` bytes of what is stored, if its ETag still is that."""
+        bucket = self.bucket.name
+        place = f"{bucket}/object/{self.key}" if bucket.startswith("arn:") else f"{bucket}/{self.key}"
         headers = {
-            "x-amz-copy-source": quote(f"{self.bucket.name}/{self.key}", safe="/~"),
+            "x-amz-copy-source": quote(place, safe="/~"),
             "x-amz-copy-source-if-match": based_on,
             "x-amz-copy-source-range": f"bytes=0-{size - 1}",
         }
-        return number, _told(self._send("UploadPartCopy", "PUT", headers=headers, partNumber=str(number)), "ETag")
+        answer = self._send("UploadPartCopy", headers, number=number)
+        return number, answer.told("ETag")
 
     def sent(self, number: int, body: bytes) -> tuple[int, str]:
         """A part of these bytes."""
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-        headers = {"Content-MD5": digest}
-        answer = self._send("UploadPart", "PUT", headers=headers, body=body, partNumber=str(number))
-        return number, unquoted(answer.headers.get("etag", ""))
+        answer = self._send("UploadPart", {"Content-MD5": digest}, body, number=number)
+        return number, answer.told("ETag")
 
     def completed(self, parts: Sequence[tuple[int, str]], *, if_match: str) -> Answer:
         """Put the parts together in the place of the object with that ETag."""
@@ -174,20 +177,12 @@ class _Upload:
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in parts
         )
         body = f'<CompleteMultipartUpload xmlns="{_XML}">{listed}</CompleteMultipartUpload>'.encode()
-        headers = {"If-Match": if_match, "Content-Type": "application/xml"}
-        return self._send("CompleteMultipartUpload", "POST", headers=headers, body=body)
+        return self._send("CompleteMultipartUpload", {"If-Match": if_match, "Content-Type": "application/xml"}, body)
 
     def given_up(self) -> None:
         with suppress(ThreadkeepError):
-            self._send("AbortMultipartUpload", "DELETE", headers={})
+            self._send("AbortMultipartUpload", {})
 
-    def _send(self, operation: str, method: str, *, headers: dict[str, str], body: bytes = b"", **query: str) -> Answer:
-        query = {**query, "uploadId": self.name}
-        return self.bucket.signed.send(operation, method, self.key, query=query, headers=headers, body=body)
-
-
-def _told(answer: Answer, what: str) -> str:
-    found = re.search(f"<{what}>([^<]*)</{what}>", answer.body.decode(errors="replace"))
-    if found is None:
-        raise AnswerGarbled(STORE, "a multipart upload", f"an answer without {what}")
-    return unquoted(unescape(found[1]))
+    def _send(self, operation: str, headers: dict[str, str], body: bytes = b"", *, number: int | None = None) -> Answer:
+        named = {"uploadId": self.name} if number is None else {"partNumber": str(number), "uploadId": self.name}
+        return self.bucket.multipart.send(operation, self.key, urlencode(named, quote_via=quote), headers, body)

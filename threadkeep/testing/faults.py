@@ -30,7 +30,7 @@ from threadkeep.storage import link
 from threadkeep.storage.link import AsyncLink, SyncLink
 from threadkeep.storage.s3_client import LazyClient
 from threadkeep.storage.s3_errors import mapped
-from threadkeep.storage.s3_signed import SignedRequests
+from threadkeep.storage.s3_template import TemplateRequests
 
 Kind = Literal["redis", "s3", "sql", "broker"]
 Moment = Literal["before", "after", "refused", "unanswered"]
@@ -234,7 +234,7 @@ def _trace_s3(undo: ExitStack) -> None:
         return client
 
     _swap(undo, LazyClient, "get", get)
-    _swap(undo, SignedRequests, "send", _signed(SignedRequests.send))
+    _swap(undo, TemplateRequests, "send", _after_template(TemplateRequests.send))
     if find_spec("obstore") is not None:
         from threadkeep.storage.s3_obstore import ObstoreRequests  # noqa: PLC0415  an extra
 
@@ -259,9 +259,9 @@ def _quickly(operation: str, original: Any) -> Any:
     return request
 
 
-def _signed(original: Any) -> Any:
-    def send(self: Any, operation: str, method: str, key: str, **named: Any) -> Any:
-        return _quickly(operation, lambda self, key: original(self, operation, method, key, **named))(self, key)
+def _after_template(original: Any) -> Any:
+    def send(self: Any, operation: str, key: str, *args: Any) -> Any:
+        return _quickly(operation, lambda self, key: original(self, operation, key, *args))(self, key)
 
     return send
 
