@@ -83,13 +83,18 @@ def conditions(where: CatalogFilter) -> list[ColumnElement[bool]]:
 
 
 def cached(at: float, after: CatalogEntry | None) -> Select[Any]:
-    """Cold threads with a copy in Redis, in an order that an index has."""
+    """Cold threads with a copy in Redis, in an order and under conditions that an index has."""
     place = (threads.c.cached_until, threads.c.namespace, threads.c.thread_id)
-    found = ENTRY.where(threads.c.tier == "cold", threads.c.erased_at.is_(None)).order_by(*place)
+    cold = threads.c.tier == literal("cold", literal_execute=True)  # a partial index serves no parameter
+    found = (
+        ENTRY.where(cold, threads.c.erased_at.is_(None))
+        .where(threads.c.cached_until > func.to_timestamp(at))
+        .order_by(*(column.desc() for column in place))
+    )
     if after is None:
-        return found.where(threads.c.cached_until > func.to_timestamp(at))
+        return found
     last = (func.to_timestamp(after.cached_until), literal(after.stat.namespace), literal(after.stat.thread_id))
-    return found.where(tuple_(*place) > tuple_(*last))
+    return found.where(tuple_(*place) < tuple_(*last))
 
 
 def _behind(after: ThreadRef, namespace: str | None) -> ColumnElement[bool]:

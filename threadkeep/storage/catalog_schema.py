@@ -62,8 +62,14 @@ threads: Final = Table(
 Index("ix_threads_labels", threads.c.labels, postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"})
 # Idle threads of a tier.
 Index("ix_threads_tier_active_at", threads.c.tier, threads.c.active_at)
-# Copies that linger in Redis.
-Index("ix_threads_cached_until", threads.c.cached_until)
+# Copies that linger in Redis, in the order of a walk through them.
+Index(
+    "ix_threads_cached_until",
+    threads.c.cached_until,
+    threads.c.namespace,
+    threads.c.thread_id,
+    postgresql_where=text("tier = 'cold' AND erased_at IS NULL"),
+)
 # The forks of one thread; most threads are none, so the index holds only those that are.
 Index("ix_threads_forked_from", threads.c.forked_from, postgresql_where=text("forked_from IS NOT NULL"))
 

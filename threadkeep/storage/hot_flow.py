@@ -431,10 +431,12 @@ class TierFlow:
         """
         return _each(await self.hot.call_many("lapse", [(ref, []) for ref in refs]), _lapsed)
 
-    async def drop_outdated(self, archived: Sequence[tuple[ThreadRef, int]]) -> int:
-        """Drop cached copies that are older than revisions which the archive is known to hold; how many were."""
-        replies = await self.hot.call_many("drop_outdated", [(ref, [rev]) for ref, rev in archived])
-        return sum(reply for reply in replies if isinstance(reply, int))
+    async def drop_outdated(self, archived: Sequence[tuple[ThreadRef, int]]) -> list[bool | ThreadkeepError]:
+        """Drop cached copies that are older than revisions which the archive is known to hold; which of them were.
+
+        An error stands in the place of what it befell.
+        """
+        return _each(await self.hot.call_many("drop_outdated", [(ref, [rev]) for ref, rev in archived]), bool)
 
     # --- erase ------------------------------------------------------------------------------------------------------
 

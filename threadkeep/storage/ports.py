@@ -326,9 +326,10 @@ class Catalog(Protocol):
         ...
 
     def cached(self, at: float, *, after: CatalogEntry | None = None, limit: int) -> list[CatalogEntry]:
-        """At most `limit` cold threads of which a copy may be in Redis at a Unix time, soonest to leave first.
+        """At most `limit` cold threads of which a copy may be in Redis at a Unix time, last to leave first.
 
-        `after` is the last of the page before. Takes no longer where there are more threads of which there is none.
+        `after` is the last of the page before: a walk never meets copies that began to linger meanwhile. Takes no
+        longer where there are more threads of which there is no copy.
         """
         ...
 

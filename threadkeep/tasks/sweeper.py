@@ -225,7 +225,14 @@ def _drop_outdated(stores: Stores, counts: SweepCounts, now_s: float) -> None:
     try:
         while page := stores.catalog.cached(now_s, after=last, limit=COPIES_AT_ONCE):
             archived = [(ThreadRef(each.stat.namespace, each.stat.thread_id), each.stat.archived_rev) for each in page]
-            counts.outdated += now(stores.flow.drop_outdated(archived))
+            for (ref, _), dropped in zip(archived, now(stores.flow.drop_outdated(archived)), strict=True):
+                if isinstance(dropped, ThreadkeepError):
+                    log.warning(
+                        "a cached copy could not be compared with the catalog",
+                        extra={"thread_id": str(ref), "reason": str(dropped)},
+                    )
+                else:
+                    counts.outdated += dropped
             last = page[-1]
     except ThreadkeepError as error:
         log.warning("cached copies could not be compared with the catalog", extra={"reason": str(error)})

@@ -424,7 +424,8 @@ class CatalogContract:
             assert len(page) <= limit
             walked += [(entry.stat.namespace, entry.stat.thread_id) for entry in page]
             last = page[-1]
-        assert walked == [("n1", "t1"), ("n0", "t2"), ("n0", "t4"), ("n1", "t5")]
+            catalog.record([CatalogRow(a_thread(), "cold", stamp=1, rev=1, cached_until=at + 1000)])
+        assert walked == [("n1", "t5"), ("n0", "t4"), ("n0", "t2"), ("n1", "t1")]
 
     def test_totals_add_up_by_tier_without_the_erased(self, catalog: Catalog) -> None:
         assert catalog.totals() == {"hot": TierTotals(), "cold": TierTotals()}

@@ -63,8 +63,8 @@ class MemoryCatalog:
         with self._lock:
             cold = [each for each in self._rows.values() if each["tier"] == "cold" and each["erased_at"] is None]
             entries = [to_entry(deepcopy(columns), now=time.time()) for columns in cold]
-        found = sorted((entry for entry in entries if (entry.cached_until or 0) > at), key=_leaving)
-        return [entry for entry in found if after is None or _leaving(entry) > _leaving(after)][:limit]
+        found = sorted((entry for entry in entries if (entry.cached_until or 0) > at), key=_leaving, reverse=True)
+        return [entry for entry in found if after is None or _leaving(entry) < _leaving(after)][:limit]
 
     def totals(self) -> dict[str, TierTotals]:
         with self._lock:
