@@ -43,6 +43,19 @@ def test_what_is_delivered_too_often_becomes_a_dead_letter(app, keep):
     assert letter.headers["task"] == "threadkeep.flush_thread"
 
 
+def test_so_does_what_was_delayed_before(app, keep, start_worker):
+    """As a retry is: the delay is the first of its deaths, an expiry."""
+    start_worker(FLUSH).kill()  # it has declared the queue, and where a delay leads
+    app.send_task("threadkeep.flush_thread", kwargs={"thread_id": "fatal"}, queue=FLUSH, countdown=1)
+    with app.connection_for_read() as connection:
+        for _ in range(1 + REDELIVERIES):
+            with connection.channel() as channel:
+                until(lambda: channel.basic_get(FLUSH))
+        letter = until(lambda: connection.default_channel.basic_get(DEAD))
+    assert letter.headers["x-first-death-reason"] == "expired"
+    assert letter.headers["x-death"][0]["reason"] == "delivery_limit"
+
+
 def test_a_hydrate_that_nobody_waits_for_any_more_is_no_dead_letter(app, keep):
     declare_dead_letters(app)
     app.send_task("threadkeep.hydrate_thread", kwargs={"thread_id": "late"}, queue=HYDRATE, expires=1)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue, binding
+from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
 from threadkeep.config import Settings
 
@@ -66,13 +67,13 @@ def dead_letters() -> Queue:
     """RabbitMQ's queue of messages that were delivered too often, or refused; nobody consumes it.
 
     RabbitMQ hands expired messages on as well: a hydrate for which nobody waits any more is no dead letter, so the
-    exchange lets through by reason.
+    exchange lets through by the first reason. A message that Celery had delayed has expired once in a queue of the
+    delays, and cannot a second time: it is let through by that queue.
     """
     exchange = Exchange(DEAD, type="headers")
-    bindings = [
-        binding(exchange, arguments={"x-match": "all-with-x", "x-first-death-reason": reason})
-        for reason in ("delivery_limit", "rejected")
-    ]
+    reasons = [{"x-first-death-reason": reason} for reason in ("delivery_limit", "rejected")]
+    delays = [{"x-first-death-queue": level_name(level)} for level in range(MAX_LEVEL + 1)]
+    bindings = [binding(exchange, arguments={"x-match": "all-with-x", **told}) for told in (*reasons, *delays)]
     return Queue(DEAD, bindings=bindings, queue_arguments={"x-queue-type": "quorum"})
 
 
