@@ -33,6 +33,7 @@ from threadkeep.cli.rendering import Part, brief, parts_of
             },
             [Part("call", 'read(path="a")')],
         ),
+        ({"tool_calls": [{"name": "read", "args": {"a": 1}, "function": None}]}, [Part("call", "read(a=1)")]),
         ({"role": "tool", "tool_call_id": "t", "content": "out"}, [Part("result", "out")]),
         ({"type": "function_call", "name": "read", "arguments": "{}"}, [Part("call", "read()")]),
         ({"type": "function_call_output", "output": "out"}, [Part("result", "out")]),

@@ -29,7 +29,7 @@ def parts_of(body: Any) -> list[Part]:
     if body.get("role") == "tool":
         return [Part("result", _plain(body.get("content")))]
     found = list(_of_content(body.get("content", body.get("parts"))))
-    found += [Part("call", _call(call.get("function", call))) for call in _dicts(body.get("tool_calls"))]
+    found += [Part("call", _call(_function_of(call))) for call in _dicts(body.get("tool_calls"))]
     return found or [_of_block(body)]
 
 
@@ -84,6 +84,11 @@ def _of_block(block: dict[str, Any]) -> Part:
             return Part("other", f"[{kind}] {_json(block)}")
         case _:
             return Part("other", _json(block))
+
+
+def _function_of(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    return function if isinstance(function, dict) else call
 
 
 def _call(call: dict[str, Any]) -> str:
