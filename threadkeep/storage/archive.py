@@ -258,11 +258,11 @@ def _opened(stored: _Stored, course: _Course) -> Frame:
     where, thread, index = course.where, course.thread, stored.facts
     text = unpacked(stored.bytes, course.budget, course.limits, where=where, thread=thread)
     raw_bytes = text.rfind(b"\n", 0, len(text) - 1) + 1
-    line = text[raw_bytes:]
+    line, count = text[raw_bytes:], text.count(b"\n", 0, raw_bytes)
     if index is None:
-        seal, count = parse_seal(line, where=where, thread=thread), text.count(b"\n", 0, raw_bytes)
-    elif (line, raw_bytes) == (index.line, index.raw_bytes):
-        seal, count = index.seal, index.count
+        seal = parse_seal(line, where=where, thread=thread)
+    elif (line, raw_bytes, count) == (index.line, index.raw_bytes, index.count):
+        seal = index.seal
     else:
         raise ArchiveCorrupt(thread, where, "a frame does not hold what its index says")
     return Frame(stored.offset, stored.end - stored.offset, text, raw_bytes, count, seal, index)
