@@ -137,12 +137,13 @@ def footprint(bench: Bench) -> None:
 
 
 def flushes(bench: Bench) -> None:
-    """CPU of a flush with twenty new messages, and with none."""
+    """CPU of a flush with twenty new messages, the same at each size, and with none."""
+    new = str(bench.corpus(200))
     sizes = sorted({200, max(bench.options.sizes)})
     for turn in range(bench.options.rounds):
         for size in random.Random(f"{bench.options.seed} {turn}").sample(sizes, len(sizes)):
             bench.servers.clear()
-            result = must(run(bench.job("flushes", "threadkeep", size, repeats=5)))
+            result = must(run(bench.job("flushes", "threadkeep", size, new=new, repeats=5)))
             bench.add("flushes", contender="threadkeep", size=size, round=turn, **result)
         bench.say(f"flushes {turn}")
 

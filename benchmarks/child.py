@@ -137,7 +137,7 @@ def check(job: Job) -> dict[str, Any]:
 def flushes(job: Job) -> dict[str, Any]:
     """CPU of a worker's flush with twenty new messages, and with none, of a thread that lingers in Redis."""
     who: Any = contender(job["contender"], Place.from_json(job["place"]))
-    text = _corpus(job)
+    text, added = _corpus(job), _read(job["new"]).more
     _warm_up(who)
     who.make_hot("t", text.messages)
     who.release("linger")
@@ -145,8 +145,8 @@ def flushes(job: Job) -> dict[str, Any]:
     new, none, expected = list[Any](), list[Any](), list(text.messages)
     for _ in range(job["repeats"]):
         who.lease()
-        who.append(text.more)
-        expected += text.more
+        who.append(added)
+        expected += added
         who.release("linger")
         with spending() as spent:
             outcome = who.flush_now("linger")

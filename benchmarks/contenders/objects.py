@@ -29,7 +29,7 @@ class Boto3Objects:
                 secret_key=place.s3_secret_key,
                 addressing="path",
             )
-        ).client
+        )
 
     def get(self, key: str) -> bytes:
         return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()

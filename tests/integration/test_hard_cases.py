@@ -23,6 +23,7 @@ from threadkeep.errors import (
 from threadkeep.local.valkey import ValkeyServer
 from threadkeep.model import ArchiveMeta, fresh_mark
 from threadkeep.storage.link import run_now as now
+from threadkeep.storage.ports import CatalogRow
 from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.enqueue import Enqueuer
@@ -281,6 +282,24 @@ def test_the_catalog_hears_that_a_cached_copy_was_evicted(stores, keep, swept):
     assert now(stores.hot.look(ref)).head is None
     swept()
     assert stores.catalog.get(ref).cached_until is None
+
+
+def test_one_copy_that_cannot_be_looked_at_keeps_no_other_from_being_compared(stores, keep, swept, caplog):
+    """Of both the catalog knows something newer, as after a failover of Redis; the head of one is none."""
+    refs = []
+    for _ in range(2):
+        with keep.new() as session:
+            session.append(user("1"))
+        refs.append(ThreadRef.of(session.id))
+        flush(stores, refs[-1], "linger")
+    stores.catalog.record(
+        [CatalogRow(ref, "cold", stamp=2**51, rev=2**51, archived_rev=2**51, cached_until=4e9) for ref in refs]
+    )
+    now(stores.hot.link.run("SET", stores.hot.keys(refs[0]).head, "no hash", "EX", 600))
+    assert swept().outdated == 1
+    assert now(stores.hot.look(refs[1])).head is None
+    told = [record.thread_id for record in caplog.records if "could not be compared" in record.message]
+    assert told == [str(refs[0])]
 
 
 # --- Redis loses its memory, or has none left -----------------------------------------------------------------------
