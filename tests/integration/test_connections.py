@@ -2,15 +2,19 @@
 
 import asyncio
 import os
+import select
 import signal
 import socket
+import tempfile
 import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.waiting import until
 from threadkeep.errors import StoreRefused, StoreUnavailable
+from threadkeep.local.valkey import ValkeyServer
 from threadkeep.storage.link import AsyncLink, SyncLink
 from threadkeep.storage.link import run_now as now
 
@@ -89,6 +93,29 @@ def test_what_a_signal_interrupts_leaves_no_reply_for_whoever_comes_next(link, m
         signal.signal(signal.SIGALRM, before)
 
 
+def test_what_nobody_asked_for_is_no_reply(link):
+    now(link.run("PING"))
+    (idle,) = link._connections._idle
+    for turn in range(5):
+        idle._sock.sendall(b"PING\r\n")
+        assert select.select([idle._sock], [], [], 5)[0]
+        assert now(link.run("ECHO", turn)) == str(turn).encode()
+
+
+def test_what_nobody_asked_for_is_no_reply_to_a_task(settings):
+    async def ask():
+        link = AsyncLink(settings)
+        await link.run("PING")
+        (idle,) = link._connections._idle
+        for turn in range(5):
+            idle._writer.write(b"PING\r\n")
+            await asyncio.sleep(0.1)
+            assert await link.run("ECHO", turn) == str(turn).encode()
+        await link.close()
+
+    asyncio.run(ask())
+
+
 def test_an_error_stands_in_the_way_of_nothing_that_follows(link, key):
     now(link.run("SET", key, "text", "PX", 60_000))
     for _ in range(3):
@@ -120,6 +147,49 @@ def test_callers_queue_for_the_connections_that_there_may_be(settings, key):
     for asker in askers:
         asker.join()
     assert sorted(told) == sorted(str(number).encode() for number in range(40))
+    now(few.close())
+
+
+@pytest.mark.parametrize("options", ["protocol=3", "timeout=3", "max_connections=2", "client_name=other"])
+def test_options_of_the_url_are_understood(settings, options):
+    """Replies stay those of RESP2, whatever it says."""
+    link = SyncLink(settings.model_copy(update={"redis_url": f"{settings.redis_url}?{options}"}))
+    assert now(link.batch([("PING",), ("CONFIG", "GET", "port")]))[1][0] == b"port"
+    assert now(link.info())[0]["redis_version"]
+    assert link._connections._left._value == (2 if "max" in options else settings.redis_max_connections)
+    now(link.close())
+
+
+def test_a_server_may_be_reached_over_a_unix_socket(settings, tmp_path):
+    with tempfile.TemporaryDirectory() as folder, ValkeyServer(tmp_path, extra=[f"unixsocket {folder}/s"]) as server:
+        password = urlsplit(server.url()).password
+        local = settings.model_copy(update={"redis_url": f"unix://:{password}@{folder}/s?db=2"})
+        link = SyncLink(local)
+        assert now(link.run("SELECT", 3)) == b"OK"
+        assert now(link.info())[0]["redis_version"]
+        now(link.close())
+
+        async def ask():
+            link = AsyncLink(local)
+            assert await link.run("PING") == b"PONG"
+            async with link.listen("news") as listener:
+                await link.run("PUBLISH", "news", "1")
+                assert await listener.wait(5)
+            await link.close()
+
+        asyncio.run(ask())
+
+
+def test_what_goes_wrong_before_there_is_a_connection_costs_none(settings, monkeypatch):
+    few = SyncLink(settings.model_copy(update={"redis_max_connections": 1, "redis_timeout": 0.5}))
+    with monkeypatch.context() as patch:
+        now(few.run("PING"))
+        few._connections.close()
+        patch.setattr(few._connections, "_make", lambda: 1 / 0)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                now(few.run("PING"))
+    assert now(few.run("PING")) == b"PONG"
     now(few.close())
 
 

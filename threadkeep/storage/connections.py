@@ -7,8 +7,8 @@ socket, counts, times and retries in layers, which takes longer than the round t
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -27,15 +27,17 @@ Command = tuple[Any, ...]
 BROKEN: Final = (ConnectionFailed, TimedOut)
 UNBOUNDED: Final = 2**31
 """Connections; a pool of redis-py that is given no number stops at 100."""
+_NOT_OURS: Final = ("protocol=", "timeout=")
+"""Options of a URL that are for another protocol, and for other pools."""
 
 
 class Connections:
     """Blocking. Safe to share between threads, not between processes."""
 
     def __init__(self, settings: Settings) -> None:
-        self._make: Callable[[], Any] = _maker(settings, redis.ConnectionPool, Retry)
+        self._make, most = _described(settings, redis, Retry(NoBackoff(), 0))
         self._idle: deque[Any] = deque()
-        self._left = threading.Semaphore(settings.redis_max_connections)
+        self._left = threading.Semaphore(most)
         self._patience = settings.redis_timeout
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -48,20 +50,14 @@ class Connections:
         """
         if not self._left.acquire(timeout=self._patience):
             raise ConnectionFailed("all connections are in use")
-        connection = self._taken()
-        answered = False
         try:
-            try:
-                replies = _exchanged(connection, commands)
-            except BROKEN:
-                connection.disconnect()
-                replies = _exchanged(connection, commands)
-            answered = True
-            return replies
+            with self._lent() as connection:
+                try:
+                    return _exchanged(connection, commands)
+                except BROKEN:
+                    connection.disconnect()
+                    return _exchanged(connection, commands)
         finally:
-            if not answered:  # a reply may still be on its way, also where a signal interrupted
-                connection.disconnect()
-            self._idle.append(connection)
             self._left.release()
 
     def close(self) -> None:
@@ -70,45 +66,58 @@ class Connections:
             while True:
                 self._idle.pop().disconnect()
 
-    def _taken(self) -> Any:
+    @contextmanager
+    def _lent(self) -> Iterator[Any]:
         try:
-            return self._idle.pop()
+            connection = self._idle.pop()
         except IndexError:
-            return self._make()
+            connection = self._make()
+        try:
+            yield connection
+        except BaseException:  # a reply may still be on its way, also where a signal interrupted
+            connection.disconnect()
+            raise
+        finally:
+            self._idle.append(connection)
 
 
 class AsyncConnections:
     """The same for asyncio. Belongs to one loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self._make: Callable[[], Any] = _maker(settings, redis.asyncio.ConnectionPool, redis.asyncio.retry.Retry)
+        self._make, most = _described(settings, redis.asyncio, redis.asyncio.retry.Retry(NoBackoff(), 0))
         self._idle: deque[Any] = deque()
-        self._left = asyncio.Semaphore(settings.redis_max_connections)
+        self._left = asyncio.Semaphore(most)
         self._patience = settings.redis_timeout
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """As of `Connections.exchange`."""
         await self._wait_for_one()
-        connection = self._idle.pop() if self._idle else self._make()
-        answered = False
         try:
-            try:
-                replies = await _exchanged_later(connection, commands)
-            except BROKEN:
-                await connection.disconnect(nowait=True)
-                replies = await _exchanged_later(connection, commands)
-            answered = True
-            return replies
+            async with self._lent() as connection:
+                try:
+                    return await _exchanged_later(connection, commands)
+                except BROKEN:
+                    await connection.disconnect(nowait=True)
+                    return await _exchanged_later(connection, commands)
         finally:
-            if not answered:
-                await connection.disconnect(nowait=True)
-            self._idle.append(connection)
             self._left.release()
 
     async def close(self) -> None:
         """As of `Connections.close`."""
         while self._idle:
             await self._idle.pop().disconnect()
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Any]:
+        connection = self._idle.pop() if self._idle else self._make()
+        try:
+            yield connection
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            self._idle.append(connection)
 
     async def _wait_for_one(self) -> None:
         try:
@@ -120,27 +129,38 @@ class AsyncConnections:
 
 def listening_client(settings: Settings, kit: Any, retry: Any) -> Any:
     """A client of redis-py for subscriptions, each of which holds a connection of its own."""
-    options = {**_options(settings, retry(NoBackoff(), 1)), "health_check_interval": 10}
-    return kit.Redis.from_pool(kit.ConnectionPool.from_url(settings.redis_url, max_connections=UNBOUNDED, **options))
+    pool = _pool(settings, kit, retry(NoBackoff(), 1), health_check_interval=10)
+    pool.max_connections = UNBOUNDED
+    return kit.Redis.from_pool(pool)
 
 
-def _maker(settings: Settings, pool: Any, retry: Any) -> Callable[[], Any]:
-    """Makes a connection as the URL says, which connects at its first use. Nothing below retries."""
-    described = pool.from_url(settings.redis_url, protocol=2, **_options(settings, retry(NoBackoff(), 0)))
-    return partial(described.connection_class, **described.connection_kwargs)
+def _described(settings: Settings, kit: Any, retry: Any) -> tuple[Callable[[], Any], int]:
+    """What makes a connection that connects at its first use, and how many there may be. Nothing below retries."""
+    pool = _pool(settings, kit, retry)
+    return partial(pool.connection_class, **pool.connection_kwargs), pool.max_connections
 
 
-def _options(settings: Settings, retry: Any) -> dict[str, Any]:
-    return {
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_connect_timeout,
-        "socket_keepalive": True,
-        "retry": retry,
-        "client_name": "threadkeep",
-    }
+def _pool(settings: Settings, kit: Any, retry: Any, **more: Any) -> Any:
+    """A pool of redis-py's as the URL says; replies are those of RESP2, whatever it says."""
+    place, _, query = settings.redis_url.partition("?")
+    options = [option for option in query.split("&") if not option.startswith(_NOT_OURS)]
+    if not place.startswith("unix:"):
+        more["socket_keepalive"] = True
+    return kit.ConnectionPool.from_url(
+        f"{place}?{'&'.join(options)}",
+        protocol=2,
+        max_connections=settings.redis_max_connections,
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_connect_timeout,
+        retry=retry,
+        client_name="threadkeep",
+        **more,
+    )
 
 
 def _exchanged(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    if connection.can_read():  # what nobody asked for, which would be taken for a reply
+        connection.disconnect()
     connection.send_packed_command(connection.pack_commands(commands))
     return [_reply(connection) for _ in commands]
 
@@ -153,6 +173,8 @@ def _reply(connection: Any) -> Any:
 
 
 async def _exchanged_later(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    if connection.is_connected and await connection.can_read():
+        await connection.disconnect(nowait=True)
     await connection.send_packed_command(connection.pack_commands(commands))
     return [await _reply_later(connection) for _ in commands]
 

@@ -163,9 +163,10 @@ class SyncLink(_ServerLink):
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         self._enter()
-        if self._connections is None:
-            self._connections = Connections(self._settings)
-        return self._connections.exchange(commands)
+        connections = self._connections  # another thread may close the link meanwhile
+        if connections is None:
+            connections = self._connections = Connections(self._settings)
+        return connections.exchange(commands)
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator["Listener"]:
