@@ -26,6 +26,7 @@ from threadkeep.storage.link import run_now as now
 from threadkeep.storage.ports import CatalogRow
 from threadkeep.storage.tombstones import tombstone
 from threadkeep.tasks.adoption import make_app
+from threadkeep.tasks.describe import find
 from threadkeep.tasks.enqueue import Enqueuer
 from threadkeep.tasks.flush import flush
 from threadkeep.tasks.hydrate import hydrate
@@ -300,6 +301,32 @@ def test_one_copy_that_cannot_be_looked_at_keeps_no_other_from_being_compared(st
     assert now(stores.hot.look(refs[1])).head is None
     told = [record.thread_id for record in caplog.records if "could not be compared" in record.message]
     assert told == [str(refs[0])]
+
+
+def lose_ids(stores, ref):
+    """All else is there, so whoever opens the thread has it mended: nothing is lost."""
+    now(stores.hot.link.run("DEL", stores.hot.keys(ref).ids))
+
+
+def test_what_will_be_mended_is_found_before_it_is(stores, session, ref):
+    session.append(user("1"))
+    lose_ids(stores, ref)
+    stat = find(stores, ref)
+    assert (stat.tier, stat.count, stat.rev > stat.archived_rev) == ("hot", 1, True)
+
+
+def test_a_flush_that_finds_a_thread_not_whole_keeps_no_later_one_from_being_queued(stores, session, ref):
+    session.append(user("1"))
+    assert request_flush(stores, ref) == b"enqueue"
+    lose_ids(stores, ref)
+    assert flush(stores, ref, "linger").outcome == "absent"
+    assert hydrate(stores, ref).outcome == "mended"
+    assert request_flush(stores, ref) == b"enqueue"
+    assert request_flush(stores, ref) == b"coalesced"
+
+
+def request_flush(stores, ref):
+    return now(stores.hot.call("request_flush", ref, ["linger", fresh_mark(), 60_000]))
 
 
 # --- Redis loses its memory, or has none left -----------------------------------------------------------------------

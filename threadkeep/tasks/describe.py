@@ -22,6 +22,9 @@ def find(stores: Stores, ref: ThreadRef) -> ThreadStat:
     seen = now(stores.hot.look(ref))
     if seen.head is not None:
         return seen.head.to_stat(ref, now_ms=now(stores.hot.clock(ref)) // 1000)
+    left = seen.remains
+    if left is not None and left.head is not None and left.mendable:
+        return left.head.to_stat(ref, now_ms=now(stores.hot.clock(ref)) // 1000)
     stat = find_in_bucket(stores, ref)
     if stat.tier == "absent":
         return stat

@@ -1,5 +1,6 @@
 -- A flush's first act: clear the marker, so that later requests queue their own; list the attempt; say what is here.
--- A mode that was asked for stays wanted until a flush succeeds, so that a retry keeps it.
+-- A mode that was asked for stays wanted until a flush succeeds, so that a retry keeps it. What is not whole will be
+-- asked to flush again once it is mended.
 -- ARGV  4 attempt   5 mode   6 deaths allowed   7 run; '' if it has begun before   8 a run's time limit (ms)
 --       9 bytes that a part may have to be told here
 -- Reply {'go', mode, {head…}, {piece…} or nil, {record…} or nil} | {'clean', mode, {head…}} | {'absent'}
@@ -7,7 +8,10 @@
 expect('hmntnn')
 if redis.call('EXISTS', ERASING) == 1 then return {'erasing'} end
 local h = thread()
-if not h then return {'absent'} end
+if not h then
+  redis.call('HDEL', HEAD, 'flush_token', 'flush_mode', 'flush_at')
+  return {'absent'}
+end
 local mode = ARGV[5]
 local asked = redis.call('HMGET', HEAD, 'flush_mode', 'wanted')
 for i = 1, 2 do
