@@ -68,7 +68,7 @@ Index(
     threads.c.cached_until,
     threads.c.namespace,
     threads.c.thread_id,
-    postgresql_where=text("tier = 'cold' AND erased_at IS NULL"),
+    postgresql_where=text("tier = 'cold' AND erased_at IS NULL AND cached_until IS NOT NULL"),
 )
 # The forks of one thread; most threads are none, so the index holds only those that are.
 Index("ix_threads_forked_from", threads.c.forked_from, postgresql_where=text("forked_from IS NOT NULL"))

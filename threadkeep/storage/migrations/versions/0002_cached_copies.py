@@ -14,5 +14,5 @@ def upgrade() -> None:
         "ix_threads_cached_until",
         "threads",
         ["cached_until", "namespace", "thread_id"],
-        postgresql_where=text("tier = 'cold' AND erased_at IS NULL"),
+        postgresql_where=text("tier = 'cold' AND erased_at IS NULL AND cached_until IS NOT NULL"),
     )
