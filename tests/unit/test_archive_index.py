@@ -9,14 +9,17 @@ from dataclasses import replace
 import pytest
 
 from tests.fuzz.framing import INDEX, Opened, compressed, index_behind, seal_fields
+from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import ArchiveMeta, Entry, Seal, StoredObject, ThreadRef
 from threadkeep.storage.archive import NO_CHAIN, next_chain, outlines, read_frames, seal_tail, verify_content
 from threadkeep.storage.archive_index import INDEXED_BYTES
+from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import FRAME_BYTES, ReadLimits
 from threadkeep.storage.record_ids import ID_BYTES, id_hash
 from threadkeep.strict_json import dump_json
 from threadkeep.tasks.examine import judge
+from threadkeep.tasks.sealing import prepare
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -125,10 +128,10 @@ def test_a_frame_that_says_it_has_none_is_not_given_one():
     refused(stored + index_behind(stored, Opened.of(SMALL, line), line), "not its own")
 
 
-def lying(seal=None, line=None, **lies):
+def lying(seal=None, line=None, chain=None, **lies):
     """One frame, and an index whose digest is right and whose other facts are not."""
     lines = b"".join(record + b"\n" for record in SMALL)
-    fields = {**seal_fields(v=3), "count": 3, "chain": next_chain(NO_CHAIN, lines)}
+    fields = {**seal_fields(v=3), "count": 3, "chain": chain or next_chain(NO_CHAIN, lines)}
     own = dump_json({"$threadkeep": fields}) + b"\n"
     stored = compressed(lines + own)
     other = dump_json({"$threadkeep": {**fields, **seal}}) + b"\n" if seal else own if line is None else line
@@ -137,10 +140,13 @@ def lying(seal=None, line=None, **lies):
 
 LIES = {
     "another digest": ({"digest": hashlib.sha256(b"").digest()}, "chain of digests"),
-    "fewer bytes": ({"raw_bytes": 10}, r"not as long|what its index says"),
+    "fewer bytes": ({"raw_bytes": 200}, r"not as long|what its index says"),
+    "no bytes": ({"raw_bytes": 0}, "has room for, or none"),
     "a petabyte": ({"raw_bytes": 2**50}, r"not as long|what its index says"),
-    "fewer ids": ({"ids": b"12345678"}, "counts 3 messages, not 1"),
-    "more ids": ({"ids": b"12345678" * 9}, "counts 3 messages, not 9"),
+    "fewer ids": ({"ids": b"12345678"}, r"counts 3 messages, not 1|what its index says"),
+    "more ids": ({"ids": b"12345678" * 4}, r"counts 3 messages, not 4|what its index says"),
+    "more ids than it has room for": ({"ids": b"12345678" * 4_000}, "has room for, or none"),
+    "no ids": ({"ids": b""}, "has room for, or none"),
     "no seal": ({"line": b""}, "does not end in a seal"),
     "another line": ({"line": b"{}\n"}, "does not end in a seal"),
     "another state": ({"seal": {"state": {"step": 2222}}}, r"not as long|what its index says"),
@@ -190,6 +196,23 @@ def test_an_index_that_counts_more_records_than_there_are_bytes_is_refused():
     said[40:48] = (2**60).to_bytes(8, "big")
     digest = hashlib.sha256(made[: at - 8] + said).digest()
     refused(made[:at] + digest + said, "more records than it names")
+
+
+def test_nothing_may_stand_behind_the_seal_of_an_index():
+    made = lying()
+    at = made.index(INDEX)
+    said = made[at + 40 :] + b"more"
+    digest = hashlib.sha256(made[:at] + said).digest()
+    refused(made[: at + 4] + (32 + len(said)).to_bytes(4, "little") + digest + said, "does not end with a seal")
+
+
+def test_records_that_an_index_does_not_vouch_for_are_not_sealed_anew():
+    """Only who can write into the bucket can do that: the chain is that of other records."""
+    forged = lying(digest=hashlib.sha256(b"other").digest(), chain=next_chain(NO_CHAIN, b"other"))
+    assert len(told(forged)) == len(frames(forged)) == 1
+    head = Head(rev=8, archived=7, gen="0a", born=3, count=3, base_count=3, base_bytes=len(forged), frames=1)
+    with pytest.raises(ArchiveCorrupt, match="what its index says"):
+        prepare(REF, head, forged, [], "0b", compact=True, settings=Settings())
 
 
 def test_a_thread_that_is_too_large_is_refused_before_it_is_unpacked():

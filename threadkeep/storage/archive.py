@@ -179,10 +179,21 @@ def verify_content(frame: Frame, *, where: str, thread: str = "") -> bytes:
     Raises:
         ArchiveCorrupt: a record is not what `checked_record` makes, or the index is another's.
     """
+    verify_digest(frame, where=where, thread=thread)
     ids = ids_of(frame.records, where=where, thread=thread)
-    if frame.index is not None and (frame.index.ids, frame.index.digest) != (ids, frame.digest):
+    if frame.index is not None and frame.index.ids != ids:
         raise ArchiveCorrupt(thread, where, f"the frame at byte {frame.offset} does not hold what its index says")
     return ids
+
+
+def verify_digest(frame: Frame, *, where: str, thread: str = "") -> None:
+    """Compare the digest of a frame's records, which entered the chain, with what its index says.
+
+    Raises:
+        ArchiveCorrupt: they differ: somebody else wrote the index.
+    """
+    if frame.index is not None and frame.index.digest != frame.digest:
+        raise ArchiveCorrupt(thread, where, f"the frame at byte {frame.offset} does not hold what its index says")
 
 
 def should_compact(*, frames: int, base_bytes: int, evicting: bool) -> bool:

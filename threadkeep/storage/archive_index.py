@@ -21,7 +21,7 @@ from typing import Final
 
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Seal
-from threadkeep.storage.framing import compressed, unpacked
+from threadkeep.storage.framing import compressed, frame_size, unpacked
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.record_ids import ID_BYTES
 from threadkeep.storage.seals import parse_seal
@@ -33,6 +33,8 @@ _MAGIC: Final = (0x184D2A54).to_bytes(4, "little")
 _START: Final = struct.Struct("<4sI")
 _FACTS: Final = struct.Struct(">32sQQ")
 _DIGEST_BYTES: Final = 32
+_LEAST_RECORD_BYTES: Final = 32
+"""No record is as short."""
 _NO_RECORDS: Final = ReadLimits(0)
 """The bounds of a frame that holds a seal and nothing else."""
 
@@ -96,6 +98,10 @@ def read_index(frame: memoryview, index: memoryview, *, where: str, thread: str)
     seal_at = _FACTS.size + ID_BYTES * records
     if seal_at >= len(said):
         raise ArchiveCorrupt(thread, where, "an index counts more records than it names")
+    if not _LEAST_RECORD_BYTES * records <= raw_bytes or bool(records) != bool(raw_bytes):
+        raise ArchiveCorrupt(thread, where, "an index counts more records than its frame has room for, or none")
+    if frame_size(said[seal_at:], where=where, thread=thread) != len(said) - seal_at:
+        raise ArchiveCorrupt(thread, where, "an index does not end with a seal")
     line = unpacked(said[seal_at:], 0, _NO_RECORDS, where=where, thread=thread)
     seal = parse_seal(line, indexed=True, where=where, thread=thread)
     return Index(digest, raw_bytes, bytes(said[_FACTS.size : seal_at]), line, seal)

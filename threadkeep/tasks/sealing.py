@@ -1,12 +1,12 @@
 """What a flush is about to put: the old frames as they are, and behind them what is new. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from threadkeep.config import Settings
 from threadkeep.model import ArchiveMeta, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, SealedTail, read_frames, seal_tail, should_compact
+from threadkeep.storage.archive import NO_CHAIN, SealedTail, read_frames, seal_tail, should_compact, verify_digest
 from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import SealedFlush
 from threadkeep.storage.hot_head import Head
@@ -60,8 +60,7 @@ def prepare(
     """
     seal = head.to_seal(ref, attempt)
     if compact:
-        frames = read_frames(base or b"", where=f"base of {ref}", thread=str(ref), limits=ReadLimits.of(settings))
-        old = chain.from_iterable(frame.records for frame in frames)
+        old = _records_of(base or b"", ref, ReadLimits.of(settings))
         level = settings.compression_level
         fresh = seal_tail(chain(old, records), seal, base_count=0, base_chain=NO_CHAIN, level=level)
     else:
@@ -73,6 +72,14 @@ def prepare(
             level=settings.compression_level,
         )
     return _laid_out(head, base, attempt, fresh, compact=compact)
+
+
+def _records_of(base: bytes, ref: ThreadRef, limits: ReadLimits) -> Iterator[bytes]:
+    """The records of all frames, which a new seal will vouch for."""
+    named = {"where": f"base of {ref}", "thread": str(ref)}
+    for frame in read_frames(base, limits=limits, **named):
+        verify_digest(frame, **named)
+        yield from frame.records
 
 
 def _laid_out(head: Head, base: bytes | None, attempt: str, fresh: SealedTail, *, compact: bool) -> Prepared:
