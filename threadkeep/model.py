@@ -168,12 +168,9 @@ class Entry:
 
         The id stands second, where `record_ids.ids_in` finds it unparsed.
         """
-        fields = {"v": 1, "id": self.id, "kind": self.kind, "fmt": self.fmt, "body": self.body, "meta": self.meta}
-        with suppress(TypeError, ValueError, OverflowError, RecursionError):
-            record = _USUAL.encode(fields)
-            if record.isascii():
-                return record
-        return dump_json(fields)
+        return dump_json(
+            {"v": 1, "id": self.id, "kind": self.kind, "fmt": self.fmt, "body": self.body, "meta": self.meta}
+        )
 
     @classmethod
     def from_record(cls, record: bytes, *, where: str = "a stored record", thread: str = "") -> "Entry":
@@ -227,8 +224,6 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     meta: dict[str, _UsualMeta]
 
 
-_USUAL: Final = msgspec.json.Encoder()
-"""Several times as fast as the standard library's encoder, which is left what is no ASCII or of a type of its own."""
 _ENVELOPES: Final = msgspec.json.Decoder(_Envelope)
 """Several times as fast as the standard library's decoder; what it takes, it takes for the same value."""
 _NOT_USUAL: Final = (ValueError, msgspec.DecodeError, RecursionError)

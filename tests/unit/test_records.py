@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.unit.test_hostile_archives import EXAMPLES, HOSTILE_RECORDS, STRANGE_RECORDS, lines_of_json
 from threadkeep import model
-from threadkeep.errors import ArchiveCorrupt
-from threadkeep.model import Entry, Seal, ThreadRef, entries_in, entries_in_text
+from threadkeep.errors import ArchiveCorrupt, InvalidMessage
+from threadkeep.model import Entry, Seal, ThreadRef, checked_record, entries_in, entries_in_text
 from threadkeep.storage.archive import NO_CHAIN, read_frames, seal_tail
 from threadkeep.storage.limits import ReadLimits
-from threadkeep.storage.records import MANY, Records
+from threadkeep.storage.records import MANY, Records, _uncollected
 from threadkeep.strict_json import MAX_INTEGER_BITS, may_hold_large_integer
 
 REF = ThreadRef.of("t")
@@ -136,12 +137,45 @@ def test_records_are_told_from_any_place_on_and_from_their_end(count, tail):
             assert records.at(places) == [entries[place] for place in places]
 
 
+class FirstValues(dict):
+    """As frameworks have for forms: it holds lists, and shows the first of each."""
+
+    def items(self):
+        return [(name, values[0]) for name, values in super().items()]
+
+
+def test_a_dict_of_a_kind_of_its_own_is_stored_as_it_shows_itself():
+    shown = Entry("m", "user", {"form": {"q": "x"}})
+    assert checked_record(Entry("m", "user", {"form": FirstValues(q=["x"])}), max_bytes=1000) == shown.to_record()
+    with pytest.raises(InvalidMessage, match=r"body\.form\.q"):
+        checked_record(Entry("m", "user", {"form": FirstValues(q=[b"x"])}), max_bytes=1000)
+
+
 def test_records_grow_and_what_they_came_from_does_not():
     tail = [Entry("m0", "user", 0).to_record()]
     records = Records(REF, [], tail)
     records.extend([Entry("m1", "user", 1).to_record()])
     assert [entry.id for entry in records.entries()] == ["m0", "m1"]
     assert len(tail) == 1
+
+
+def test_places_in_the_base_may_be_asked_for_again_and_again():
+    entries, records = read(20, 3)
+    for place in (19, 0, 22, 7):
+        assert records.at([place]) == [entries[place]]
+    records.extend([Entry("m23", "user", 23).to_record()])
+    assert [entry.id for entry in records.entries(18)] == [f"m{n}" for n in range(18, 24)]
+    assert [entry.id for entry in records.newest_first()] == [f"m{n}" for n in range(23, -1, -1)]
+
+
+def test_the_collector_runs_in_what_is_forked_while_another_thread_parses():
+    with _uncollected(MANY):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if gc.isenabled() else 1)
+        assert not gc.isenabled()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert gc.isenabled()
 
 
 def test_the_collector_runs_again_after_many_were_parsed_or_refused():

@@ -1,9 +1,10 @@
 """A thread's records as they are read: those of the base stay one text until they are parsed."""
 
 import gc
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from threadkeep.model import Entry, ThreadRef, entries_in, entries_in_text
@@ -44,7 +45,8 @@ class Records:
                 if start <= 0:
                     found += entries_in_text(frame.text, frame.raw_bytes, frame.count, **self._named)
                 elif start < frame.count:
-                    found += entries_in(frame.records[start:], **self._named)
+                    newest = list(islice(_backwards(frame), frame.count - start))
+                    found += entries_in(reversed(newest), **self._named)
                 start -= frame.count
             found += entries_in(self._tail[max(start, 0) :], **self._named)
         return found
@@ -57,10 +59,9 @@ class Records:
     def at(self, places: Sequence[int]) -> list[Entry]:
         """The entries that stand at these places."""
         behind = len(self) - len(self._tail)
-        if all(place >= behind for place in places):
-            return entries_in([self._tail[place - behind] for place in places], **self._named)
-        lines = self.lines()
-        return entries_in([lines[place] for place in places], **self._named)
+        if any(place < behind for place in places):  # whoever asks for one asks for others: they are split once
+            self._frames, self._tail, behind = (), self.lines(), 0
+        return entries_in([self._tail[place - behind] for place in places], **self._named)
 
 
 def _backwards(frame: Frame) -> Iterator[bytes]:
@@ -77,11 +78,26 @@ def _uncollected(number: int) -> Iterator[None]:
 
     It does so for the whole process, for as long as parsing takes: some tenths of a second for the largest threads.
     """
+    global _paused  # noqa: PLW0603  as the collector is the whole process's
     if number < MANY or not gc.isenabled():
         yield
         return
-    gc.disable()
     try:
+        _paused = True
+        gc.disable()
         yield
     finally:
         gc.enable()
+        _paused = False
+
+
+def _go_on_after_fork() -> None:
+    """The thread that would have gone on with collecting is not in the child."""
+    global _paused  # noqa: PLW0603
+    if _paused:
+        gc.enable()
+        _paused = False
+
+
+_paused = False
+os.register_at_fork(after_in_child=_go_on_after_fork)
