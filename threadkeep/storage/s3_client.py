@@ -101,7 +101,7 @@ def connect(access: S3Access) -> "S3Client":
         max_pool_connections=access.max_connections,
         tcp_keepalive=True,
         # The SDK's own name would be put together anew for each request: a tenth of its processor time.
-        user_agent=f"threadkeep boto3/{boto3.__version__}",
+        user_agent=f"boto3/{boto3.__version__} threadkeep",
         s3={"addressing_style": access.addressing},
         # Checksums travel where this package asks for them, as plain headers: the SDK's default since 1.36 is
         # a trailer in aws-chunked encoding, which other stores refuse or keep as ContentEncoding.
