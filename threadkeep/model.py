@@ -188,13 +188,20 @@ def entries_in(records: Iterable[bytes], *, where: str, thread: str) -> list[Ent
 
 
 def entries_in_text(text: bytes, end: int, count: int, *, where: str, thread: str) -> list[Entry]:
-    """The entries of `count` stored lines that make up a text, up to `end`; as of `Entry.from_record`."""
+    """The entries of `count` stored lines that make up a text, up to `end`; as of `Entry.from_record`.
+
+    Raises:
+        ArchiveCorrupt: as there, or there are more lines, or fewer.
+    """
     if text.isascii() and _one_object_a_line(text, end) and not may_hold_large_integer(text):
         with suppress(*_NOT_USUAL):
             found = _ENVELOPES.decode_lines(memoryview(text)[:end])
             if len(found) == count:
                 return [Entry(each.id, each.kind, each.body, each.fmt, each.meta) for each in found]
-    return entries_in(text[:end].split(b"\n")[:-1], where=where, thread=thread)
+    lines = text[:end].split(b"\n")[:-1]
+    if len(lines) != count:
+        raise ArchiveCorrupt(thread, where, f"a frame has {len(lines)} records, not {count}")
+    return entries_in(lines, where=where, thread=thread)
 
 
 def _nested(levels: int) -> Any:

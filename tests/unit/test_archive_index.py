@@ -17,6 +17,7 @@ from threadkeep.storage.archive_index import INDEXED_BYTES
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import FRAME_BYTES, ReadLimits
 from threadkeep.storage.record_ids import ID_BYTES, id_hash
+from threadkeep.storage.records import Records
 from threadkeep.strict_json import dump_json
 from threadkeep.tasks.examine import judge
 from threadkeep.tasks.sealing import prepare
@@ -128,14 +129,14 @@ def test_a_frame_that_says_it_has_none_is_not_given_one():
     refused(stored + index_behind(stored, Opened.of(SMALL, line), line), "not its own")
 
 
-def lying(seal=None, line=None, chain=None, **lies):
+def lying(seal=None, line=None, own=None, **lies):
     """One frame, and an index whose digest is right and whose other facts are not."""
     lines = b"".join(record + b"\n" for record in SMALL)
-    fields = {**seal_fields(v=3), "count": 3, "chain": chain or next_chain(NO_CHAIN, lines)}
-    own = dump_json({"$threadkeep": fields}) + b"\n"
-    stored = compressed(lines + own)
-    other = dump_json({"$threadkeep": {**fields, **seal}}) + b"\n" if seal else own if line is None else line
-    return stored + index_behind(stored, Opened.of(SMALL, own), other, **lies)
+    fields = {**seal_fields(v=3), "count": 3, "chain": next_chain(NO_CHAIN, lines), **(own or {})}
+    last = dump_json({"$threadkeep": fields}) + b"\n"
+    stored = compressed(lines + last)
+    other = dump_json({"$threadkeep": {**fields, **seal}}) + b"\n" if seal else last if line is None else line
+    return stored + index_behind(stored, Opened.of(SMALL, last), other, **lies)
 
 
 LIES = {
@@ -208,11 +209,19 @@ def test_nothing_may_stand_behind_the_seal_of_an_index():
 
 def test_records_that_an_index_does_not_vouch_for_are_not_sealed_anew():
     """Only who can write into the bucket can do that: the chain is that of other records."""
-    forged = lying(digest=hashlib.sha256(b"other").digest(), chain=next_chain(NO_CHAIN, b"other"))
+    forged = lying(digest=hashlib.sha256(b"other").digest(), own={"chain": next_chain(NO_CHAIN, b"other")})
     assert len(told(forged)) == len(frames(forged)) == 1
     head = Head(rev=8, archived=7, gen="0a", born=3, count=3, base_count=3, base_bytes=len(forged), frames=1)
     with pytest.raises(ArchiveCorrupt, match="what its index says"):
         prepare(REF, head, forged, [], "0b", compact=True, settings=Settings())
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_who_reads_the_records_of_a_frame_counts_them(count):
+    miscounted = frames(lying(own={"count": count}, ids=b"12345678" * count))
+    for read in (Records.lines, Records.entries, lambda records: records.entries(1), lambda records: records.at([0])):
+        with pytest.raises(ArchiveCorrupt, match=r"not 2|not 4|as many"):
+            read(Records(REF, miscounted, []))
 
 
 def test_a_thread_that_is_too_large_is_refused_before_it_is_unpacked():

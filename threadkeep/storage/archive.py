@@ -30,7 +30,7 @@ class Frame:
         size: Its stored bytes, those of its index included.
         text: What it unpacks to: its records, lines of JSON, then its seal.
         raw_bytes: Bytes of the records, with their newlines.
-        count: How many records; none if it only carries a seal.
+        count: How many records, as the index says if there is one; none if it only carries a seal.
         seal: Its last line.
         index: What stands behind it, if something does.
     """
@@ -269,11 +269,11 @@ def _opened(stored: _Stored, course: _Course) -> Frame:
     where, thread, index = course.where, course.thread, stored.facts
     text = unpacked(stored.bytes, course.budget, course.limits, where=where, thread=thread)
     raw_bytes = text.rfind(b"\n", 0, len(text) - 1) + 1
-    line, count = text[raw_bytes:], text.count(b"\n", 0, raw_bytes)
+    line = text[raw_bytes:]
     if index is None:
-        seal = parse_seal(line, where=where, thread=thread)
-    elif (line, raw_bytes, count) == (index.line, index.raw_bytes, index.count):
-        seal = index.seal
+        seal, count = parse_seal(line, where=where, thread=thread), text.count(b"\n", 0, raw_bytes)
+    elif (line, raw_bytes) == (index.line, index.raw_bytes):
+        seal, count = index.seal, index.count  # whoever reads the records counts them: that takes a third of unpacking
     else:
         raise ArchiveCorrupt(thread, where, "a frame does not hold what its index says")
     return Frame(stored.offset, stored.end - stored.offset, text, raw_bytes, count, seal, index)

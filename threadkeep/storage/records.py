@@ -4,9 +4,10 @@ import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
+from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, ThreadRef, entries_in, entries_in_text
 from threadkeep.storage.archive import Frame
 
@@ -35,7 +36,7 @@ class Records:
 
     def lines(self) -> list[bytes]:
         """Each record, one line of JSON without its newline."""
-        return [*chain.from_iterable(frame.records for frame in self._frames), *self._tail]
+        return [*chain.from_iterable(map(self._lines_of, self._frames)), *self._tail]
 
     def entries(self, start: int = 0) -> list[Entry]:
         """The entries from a place on; those before are not parsed."""
@@ -45,11 +46,16 @@ class Records:
                 if start <= 0:
                     found += entries_in_text(frame.text, frame.raw_bytes, frame.count, **self._named)
                 elif start < frame.count:
-                    newest = list(islice(_backwards(frame), frame.count - start))
-                    found += entries_in(reversed(newest), **self._named)
+                    found += entries_in(self._lines_of(frame)[start:], **self._named)
                 start -= frame.count
             found += entries_in(self._tail[max(start, 0) :], **self._named)
         return found
+
+    def _lines_of(self, frame: Frame) -> list[bytes]:
+        lines = frame.records
+        if len(lines) != frame.count:
+            raise ArchiveCorrupt(self._named["thread"], self._named["where"], "a frame has not as many as it counts")
+        return lines
 
     def newest_first(self) -> Iterator[Entry]:
         """The entries, each parsed when it is asked for."""
