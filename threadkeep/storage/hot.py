@@ -5,6 +5,7 @@ Bulk never passes through a script: it is staged under keys of its own, which on
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, Literal, Self
 
 from threadkeep.config import Settings
@@ -283,26 +284,33 @@ class HotTier:
 
         What came along with the head is not read again.
         """
-        base = small.base if small.base is not None else await self.base(ref, head.pieces)
         tail = small.log if small.log is not None else await self.log(ref, head)
         ids = b""
         if with_ids:
             ids = small.ids if small.ids is not None else (await self.ids(ref))[: ID_BYTES * head.count]
-        whole = None not in (small.base, small.log) and (small.ids is not None or not with_ids)
-        if not whole and not await self.still(ref, head):
+        base = small.base
+        if base is None:
+            base = await self.same_base(ref, head)
+        elif (small.log is None or (with_ids and small.ids is None)) and not await self.still(ref, head):
             return None
-        if len(base) != head.base_bytes or len(tail) != head.tail_count:
+        if base is None or len(base) != head.base_bytes or len(tail) != head.tail_count:
             return None
         return Contents(head, base, tail, ids)
 
     async def still(self, ref: ThreadRef, head: Head) -> bool:
         """Whether the thread has not changed since, otherwise than by growing."""
-        gen, base_count = await self.link.run("HMGET", self.keys(ref).head, "gen", "base_count")
-        return gen is not None and gen.decode() == head.gen and int(base_count) == head.base_count
+        return _is_still(head, await self.link.run(*self._asked(ref)))
+
+    async def same_base(self, ref: ThreadRef, head: Head) -> bytes | None:
+        """The base as it is now, if the thread has not changed since otherwise than by growing."""
+        pages = self._pages(ref, head.pieces)
+        found = [piece for page in pages[:-1] for piece in await self.link.run(*page)]
+        *last, told = await self.link.batch([*pages[-1:], self._asked(ref)])
+        return b"".join([*found, *chain.from_iterable(last)]) if _is_still(head, told) else None
 
     async def base(self, ref: ThreadRef, pieces: int) -> bytes:
         """The base as it is now, whole or not."""
-        return b"".join([piece async for piece in self._base(ref, pieces)])
+        return b"".join([piece for page in self._pages(ref, pieces) for piece in await self.link.run(*page)])
 
     async def log(self, ref: ThreadRef, head: Head) -> list[bytes]:
         """The records behind the base as they are now."""
@@ -362,9 +370,9 @@ class HotTier:
         args = [token, self._lease_ms, told, checked, len(records), size, ids, len(fields), *fields]
         if size <= INLINE_BYTES:
             return _written(await self.call("append", ref, [*args, *records]))
-        staged = self.keys(ref).staging(fresh_mark())[1]
-        await self.link.batch(self._push(staged, records))
-        return _written(await self.call("append", ref, args, staging=[staged]))
+        staging = self.keys(ref).staging(fresh_mark())
+        await self.stage(staging, log=records)
+        return _written(await self.call("append", ref, args, staging=[staging[1]]))
 
     async def save(self, ref: ThreadRef, token: str, fields: Sequence[Any], *, told: int = 0) -> Written:
         """Set the head's `state` or `labels`; pairs of a name and a value."""
@@ -382,7 +390,7 @@ class HotTier:
     ) -> Written:
         """Put other messages in the place of all; `anew` makes it another thread, born now, on the same archive."""
         staging = self.keys(ref).staging(fresh_mark())
-        await self._stage(staging, parts)
+        await self.stage(staging, pieces=parts.pieces, log=parts.log, ids=parts.ids)
         count = parts.base_count + len(parts.log)
         args = [
             token,
@@ -401,7 +409,7 @@ class HotTier:
     async def create(self, ref: ThreadRef, token: str, parts: Parts, *, ticket: str, gen: str) -> Created:
         """Make a thread, leased to its maker; `ticket` is the one under which a worker said `absent`."""
         staging = self.keys(ref).staging(fresh_mark())
-        await self._stage(staging, parts)
+        await self.stage(staging, pieces=parts.pieces, log=parts.log, ids=parts.ids)
         count = parts.base_count + len(parts.log)
         args = [token, self._lease_ms, ticket, gen, len(parts.pieces), parts.base_count, count, *parts.fields]
         status, *rest = await self.call("create", ref, args, staging=staging)
@@ -423,22 +431,20 @@ class HotTier:
             name, [(keys.all, [ref.member, keys.channel, linger, *args]) for keys, ref, args in keyed]
         )
 
-    async def stage_pieces(self, key: str, pieces: Sequence[Piece]) -> None:
-        """Stage pieces, each of which is a command of its own."""
-        await self.link.batch(_staged(key, [("RPUSH", key, piece) for piece in pieces]))
-
-    async def stage_ids(self, key: str, ids: bytes) -> None:
-        """Stage the hashes of message ids."""
-        await self.link.batch(_staged(key, [("APPEND", key, page) for page in cut(ids)]))
-
-    async def _stage(self, staging: Sequence[str], parts: Parts) -> None:
-        base, log, ids = staging
-        if parts.pieces:
-            await self.stage_pieces(base, parts.pieces)
-        if parts.log:
-            await self.link.batch(self._push(log, parts.log))
-        if parts.ids:
-            await self.stage_ids(ids, parts.ids)
+    async def stage(
+        self, staging: Sequence[str], *, pieces: Sequence[Piece] = (), log: Sequence[bytes] = (), ids: bytes = b""
+    ) -> None:
+        """Stage what there is of a thread, each piece, page or record in a command of its own, in one round trip."""
+        base_key, log_key, ids_key = staging
+        commands = list[Command]()
+        if pieces:
+            commands += _staged(base_key, [("RPUSH", base_key, piece) for piece in pieces])
+        if log:
+            commands += self._push(log_key, log)
+        if ids:
+            commands += _staged(ids_key, [("APPEND", ids_key, page) for page in cut(ids)])
+        if commands:
+            await self.link.batch(commands)
 
     def _push(self, key: str, records: Sequence[bytes]) -> list[Command]:
         commands: list[Command] = []
@@ -453,10 +459,11 @@ class HotTier:
         commands.append(("RPUSH", key, *page))
         return _staged(key, commands)
 
-    async def _base(self, ref: ThreadRef, pieces: int) -> AsyncIterator[bytes]:
-        for at in range(0, pieces, 4):
-            for piece in await self.link.run("LRANGE", self.keys(ref).base, at, min(at + 3, pieces - 1)):
-                yield piece
+    def _pages(self, ref: ThreadRef, pieces: int) -> list[Command]:
+        return [("LRANGE", self.keys(ref).base, at, min(at + 3, pieces - 1)) for at in range(0, pieces, 4)]
+
+    def _asked(self, ref: ThreadRef) -> Command:
+        return ("HMGET", self.keys(ref).head, "gen", "base_count")
 
     async def records(self, ref: ThreadRef, head: Head) -> AsyncIterator[bytes]:
         """The records behind the base as they are now, read as they are asked for."""
@@ -479,6 +486,11 @@ class HotTier:
     @staticmethod
     def _ms(seconds: float) -> int:
         return int(seconds * 1000)
+
+
+def _is_still(head: Head, told: Sequence[bytes | None]) -> bool:
+    gen, base_count = told
+    return gen is not None and gen.decode() == head.gen and int(base_count or -1) == head.base_count
 
 
 def _staged(key: str, commands: Sequence[Command]) -> list[Command]:

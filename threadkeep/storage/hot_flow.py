@@ -186,9 +186,9 @@ class TierFlow:
     async def _stage_or_leave(
         self, ref: ThreadRef, sealed: SealedFlush, stored: StoredObject, gen: str, new_gen: str, mode: FlushMode
     ) -> Settled:
-        staged = self.hot.keys(ref).staging(new_gen)[0]
+        staging = self.hot.keys(ref).staging(new_gen)
         try:
-            await self.hot.stage_pieces(staged, sealed.pieces)
+            await self.hot.stage(staging, pieces=sealed.pieces)
         except StoreFull:
             if mode == "checkpoint":
                 raise
@@ -196,7 +196,7 @@ class TierFlow:
             if left.status == "stage":  # it cannot leave: somebody writes it
                 raise
             return left
-        return await self._settle(ref, sealed, stored, gen, new_gen, mode, staged=staged)
+        return await self._settle(ref, sealed, stored, gen, new_gen, mode, staged=staging[0])
 
     async def _settle(
         self,
@@ -275,8 +275,7 @@ class TierFlow:
         staging = [] if small else self.hot.keys(ref).staging(gen)
         if not small:
             base, ids = b"", b""
-            await self.hot.stage_pieces(staging[0], copy.pieces)
-            await self.hot.stage_ids(staging[2], copy.ids)
+            await self.hot.stage(staging, pieces=copy.pieces, ids=copy.ids)
         args = [
             ticket,
             gen,
@@ -299,10 +298,7 @@ class TierFlow:
         """
         gen = fresh_mark()
         staging = self.hot.keys(ref).staging(gen)
-        if mending.pieces:
-            await self.hot.stage_pieces(staging[0], mending.pieces)
-        if mending.ids:
-            await self.hot.stage_ids(staging[2], mending.ids)
+        await self.hot.stage(staging, pieces=mending.pieces, ids=mending.ids)
         args = [ticket, gen, found.gen, found.rev, len(mending.pieces), *mending.fields]
         (status,) = await self.hot.call("mend", ref, args, staging=staging)
         return str(status.decode())

@@ -70,11 +70,12 @@ def read_and_seal(
     extends = extends and stores.cold.extends(head.base_bytes)
     base = None if extends else small.base
     if base is None and not extends:
-        base = now(hot.base(ref, head.pieces))
+        base = now(hot.same_base(ref, head))
+        if base is None:
+            return None
     records = small.log if small.log is not None else each_now(hot.records(ref, head))
     prepared = prepare(ref, head, base, records, attempt, compact=compact, settings=stores.settings)
-    at_one_moment = small.log is not None and (extends or small.base is not None)
-    if not at_one_moment and not now(hot.still(ref, head)):
+    if small.log is None and not now(hot.still(ref, head)):
         return None
     as_told = prepared.meta.count == head.count and (base is None or len(base) == head.base_bytes)
     return prepared if as_told else None

@@ -133,11 +133,12 @@ class HotTierContract:
         assert contents.ids == ids
 
     def test_what_is_staged_may_be_sent_twice(self, hot: HotTier, now: Run[Any]) -> None:
-        pieces, ids = hot.keys(REF).staging("0a")[0], hot.keys(REF).staging("0a")[2]
+        staging = hot.keys(REF).staging("0a")
+        pieces, log, ids = staging
         for _ in range(2):
-            now(hot.stage_pieces(pieces, [b"one", b"two"]))
-            now(hot.stage_ids(ids, b"x" * 32))
+            now(hot.stage(staging, pieces=[b"one", b"two"], log=[b"record"], ids=b"x" * 32))
         assert now(hot.link.run("LLEN", pieces)) == 2
+        assert now(hot.link.run("LLEN", log)) == 1
         assert now(hot.link.run("STRLEN", ids)) == 32
         assert 0 < self.ttl(hot, now, pieces) <= 600_000
 
