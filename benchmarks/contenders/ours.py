@@ -13,7 +13,7 @@ from threadkeep.storage.hot_head import Head, identity_fields
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.link import run_now as now
 from threadkeep.storage.parts import hashes_of, plain_parts, records_of
-from threadkeep.storage.record_ids import id_hash, split_ids
+from threadkeep.storage.record_ids import id_hash, numbers_of
 from threadkeep.storage.records import Records
 from threadkeep.tasks.adoption import make_app
 from threadkeep.tasks.enqueue import Enqueuer
@@ -84,7 +84,7 @@ class WithCatalog:
         contents = now(self.stores.hot.read(self._ref, with_ids=True))
         if contents is None:
             raise AssertionError("the thread is not in Redis")
-        self._known = set(split_ids(contents.ids))
+        self._known = set(numbers_of(contents.ids))
         return self.records(contents)
 
     def records(self, contents: Contents) -> Records:
@@ -100,13 +100,14 @@ class WithCatalog:
     def _append(self, message: Message) -> None:
         entry = _entry(f"n-{self._count}", message)
         record, name = checked_record(entry, max_bytes=self.settings.max_message_bytes), id_hash(entry.id)
-        if name in self._known:
+        (number,) = numbers_of(name)
+        if number in self._known:
             return
         adding = self.stores.hot.append(self._ref, self._token, [record], name, checked=self._count, told=self._rev)
         written = now(adding)
         if written.status != "ok" or written.count is None:
             raise AssertionError(written.status)
-        self._known.add(name)
+        self._known.add(number)
         self._count, self._rev = written.count, written.rev
 
     def flush(self) -> None:
@@ -118,7 +119,7 @@ class WithCatalog:
         self._ref = ThreadRef.of(thread)
         self.lease()
         ids = now(self.stores.hot.ids(self._ref))
-        self._known = set(split_ids(ids))
+        self._known = set(numbers_of(ids))
 
     def flush_thread(self, thread: str) -> None:
         """What a worker does that was only told the thread's id."""

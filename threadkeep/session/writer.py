@@ -36,7 +36,7 @@ from threadkeep.storage.hot import Contents, Written
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import ReadLimits
 from threadkeep.storage.parts import first_parts, hashes_of, log_bytes, plain_parts, records_of
-from threadkeep.storage.record_ids import ID_BYTES, id_hash, split_ids
+from threadkeep.storage.record_ids import ID_BYTES, id_number, numbers_of
 from threadkeep.storage.records import Records
 from threadkeep.strict_json import dump_json
 
@@ -84,7 +84,7 @@ class Writer:
         self._lost = False
         self._unsure = False
         self._records: Records | None = None
-        self._positions: dict[bytes, int] | None = None
+        self._positions: dict[int, int] | None = None
         self._start_from(head)
 
     def _start_from(self, head: Head) -> None:
@@ -122,7 +122,7 @@ class Writer:
         """Whether all of these ids are there."""
         await self._ready()
         known = await self._known()
-        return all(id_hash(message_id) in known for message_id in message_ids)
+        return all(id_number(message_id) in known for message_id in message_ids)
 
     async def _all_records(self) -> Records:
         if self._records is None:
@@ -145,14 +145,14 @@ class Writer:
             return contents
         raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept vanishing")
 
-    async def _known(self) -> dict[bytes, int]:
-        """Where each id stands, as hashes."""
+    async def _known(self) -> dict[int, int]:
+        """Where each id stands, by the numbers of their hashes."""
         for _ in range(ATTEMPTS):
             if self._positions is not None:
                 return self._positions
             ids = await self._hot.ids(self.ref)
             if len(ids) == ID_BYTES * self.count:
-                self._positions = {name: place for place, name in enumerate(split_ids(ids))}
+                self._positions = {number: place for place, number in enumerate(numbers_of(ids))}
             else:
                 await self._look_again()
         raise StoreUnavailable("Redis", f"reading thread {self.ref}", "the thread kept changing")
@@ -267,7 +267,7 @@ class Writer:
             MessageConflict: an id is there with other content.
         """
         known = await self._known()
-        places = [known.get(id_hash(entry.id)) for entry in entries]
+        places = [known.get(id_number(entry.id)) for entry in entries]
         taken = [place for place in places if place is not None]
         if not taken:
             return entries, records
@@ -286,7 +286,7 @@ class Writer:
             self._records.extend(records)
         if self._positions is not None:
             start = self.count - len(entries)
-            self._positions.update({id_hash(entry.id): start + index for index, entry in enumerate(entries)})
+            self._positions.update({id_number(entry.id): start + index for index, entry in enumerate(entries)})
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

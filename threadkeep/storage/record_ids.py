@@ -1,7 +1,7 @@
 """The ids of messages as hashes: short, all of one size, and found in records that are not parsed."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from threadkeep.model import MAX_MESSAGE_ID, Entry
@@ -59,9 +59,14 @@ def ids_of(records: Iterable[bytes], *, where: str, thread: str = "") -> bytes:
     return b"".join([id_hash(Entry.from_record(each, where=where, thread=thread).id) for each in records])
 
 
-def split_ids(ids: bytes) -> list[bytes]:
-    """Hashes that stand one behind the other, each for itself."""
-    return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+def numbers_of(ids: bytes) -> Sequence[int]:
+    """Hashes that stand one behind the other as numbers, which are made and found faster than bytes are."""
+    return memoryview(ids).cast("Q")
+
+
+def id_number(message_id: str) -> int:
+    """A message id's hash as `numbers_of` has it."""
+    return numbers_of(id_hash(message_id))[0]
 
 
 def _hashed(name: bytes) -> bytes:
