@@ -189,7 +189,7 @@ def catalog(stores: Stores) -> Measured:
         found["log bytes of an insert"] = (wal(connection) - log) / ROWS
         found["bytes of a row with its indexes"] = (size("threads") - empty) / ROWS
         found["bytes of the row alone"] = size("threads", "pg_relation_size") / ROWS
-        for index in ("pk_threads", "ix_threads_tier_active_at", "ix_threads_labels"):
+        for index in ("pk_threads", "ix_threads_tier_active_at", "ix_threads_labels", "ix_threads_cached_until"):
             found[f"bytes in {index}"] = size(index) / ROWS
         connection.execute("VACUUM ANALYZE threads")
         log, began = wal(connection), time.perf_counter()

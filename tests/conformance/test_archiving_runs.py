@@ -364,6 +364,8 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR1, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs tests in the background has it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 kind, place = sys.argv[1:]
 
 def gate():

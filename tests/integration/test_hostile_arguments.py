@@ -272,10 +272,7 @@ class Tier:
         assert now(self.flow.settle(REF, sealed, STORED, gen=head.gen, mode=mode)).status == "kept"
 
     def _stage(self):
-        base, log, ids = self.staging
-        now(self.hot.stage_pieces(base, [FRAME.body]))
-        now(self.hot.link.batch([("RPUSH", log, RECORDS[2]), ("PEXPIRE", log, 600_000)]))
-        now(self.hot.stage_ids(ids, b"".join(IDS)))
+        now(self.hot.stage(self.staging, pieces=[FRAME.body], log=[RECORDS[2]], ids=b"".join(IDS)))
 
     @property
     def staging(self):
