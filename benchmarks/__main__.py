@@ -28,7 +28,7 @@ def main() -> None:
     arguments = _parsed()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    began, load = time.time(), os.getloadavg()
+    began, load, ended = time.time(), os.getloadavg(), True
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         servers(app="benchmarks.celery_app", s3_client=arguments.s3_client) as running,
@@ -36,7 +36,12 @@ def main() -> None:
         bench = Bench(running, _options(arguments), Path(folder))
         for name in arguments.only or CASES:
             bench.say(name)
-            CASES[name](bench)
+            try:
+                CASES[name](bench)
+            except SystemExit as error:  # what the others measured is not lost
+                bench.notes.append(f"The case `{name}` came to no end: {error}.")
+                bench.say(bench.notes[-1])
+                ended = False
         corpora = {count: _facts(corpus.read(bench.corpus(count))) for count in bench.options.sizes}
     results = {
         "made": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -59,6 +64,8 @@ def main() -> None:
         draw(bench.samples, out)
     print(text)
     print(f"Written to {out}/ in {results['seconds']} s.")
+    if not ended:
+        raise SystemExit(1)
 
 
 def _parsed() -> argparse.Namespace:

@@ -4,6 +4,7 @@ Whatever is timed is also verified: a result is printed only if what was read, a
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -217,9 +218,9 @@ def _corpus(job: Job) -> Corpus:
 
 def _warm_up(who: Contender) -> None:
     """Modules imported, connections made, scripts loaded: one tiny thread goes all the way."""
-    text = corpus.make(20, 4000)
-    who.put_in_place("warm", text.messages)
-    _timed(who, "warm", text)
+    text, name = corpus.make(20, 4000), f"warm-{os.getpid()}"
+    who.put_in_place(name, text.messages)
+    _timed(who, name, text)
 
 
 def _same(found: list[Any], wanted: list[Any], what: str) -> None:

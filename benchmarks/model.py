@@ -24,25 +24,25 @@ GB: Final = 1e9
 
 # From `python -m benchmarks.inputs` and docs/performance/results.md: two shared cores, all servers on the same machine.
 MEASURED: Final[dict[str, float]] = {
-    "row_bytes": 700,  # of a thread in the catalog with its indexes, after updates; 532 when first written
-    "log_bytes": 900,  # of Postgres's write-ahead log, for each upsert
+    "row_bytes": 820,  # of a thread in the catalog with its indexes, after updates; 613 when first written
+    "log_bytes": 1_000,  # of Postgres's write-ahead log, for each upsert
     "head_bytes": 900,  # of Redis for a cached thread, beside its object
-    "id_bytes": 16,  # of Redis for each message of a thread
-    "tail_bytes": 150,  # of Redis for each message that is not archived yet, beside the message
-    "call_bytes": 950,  # on the way to Redis for each append, beside the message
-    "move_bytes": 3_000,  # on the way to Redis for each flush and hydrate, beside the thread
+    "id_bytes": 8,  # of Redis for each message of a thread
+    "tail_bytes": 140,  # of Redis for each message that is not archived yet, beside the message
+    "call_bytes": 900,  # on the way to Redis for each append, beside the message
+    "move_bytes": 2_800,  # on the way to Redis for each flush and hydrate, beside the thread
     "queued_bytes": 1_107,  # of a message in the broker
-    "flush_cpu_ms": 2.3,  # of a worker: 200 messages, 20 of them new
-    "flush_ms": 5.5,  # the same by the clock, S3 at no distance
-    "hydrate_cpu_ms": 4.0,  # of a worker: 200 messages
-    "hydrate_ms": 7.0,
+    "flush_cpu_ms": 2.6,  # of a worker: 200 messages, 20 of them new
+    "flush_ms": 6.7,  # the same by the clock, S3 at no distance
+    "hydrate_cpu_ms": 4.3,  # of a worker: 200 messages
+    "hydrate_ms": 7.7,
     "celery_cpu_ms": 4.4,  # of a worker for any task: two children on two cores ran 456 empty tasks a second
-    "redis_append_ms": 0.12,  # of Redis's one thread
-    "redis_flush_ms": 0.7,
-    "redis_hydrate_ms": 0.7,
-    "sweep_ms": 72,  # of a sweep over an empty deployment: 1,024 shards, 128 in a round trip
-    "sweep_open_ms": 0.28,  # for each open session, its row in the catalog included
-    "sweep_cached_ms": 0.15,  # for each cached copy
+    "redis_append_ms": 0.09,  # of Redis's one thread
+    "redis_flush_ms": 0.8,
+    "redis_hydrate_ms": 0.75,
+    "sweep_ms": 28,  # of a sweep over an empty deployment: 1,024 shards, 128 in a round trip
+    "sweep_open_ms": 0.14,  # for each open session, its row in the catalog included
+    "sweep_cached_ms": 0.07,  # for each cached copy, its place in the catalog included
 }
 
 # S3 Standard, us-east-1, list prices of 2026-11; nothing for transfer, since workers are in the same region.
@@ -382,16 +382,16 @@ def checks() -> list[list[str]]:
     use = Assumptions()
     celery = MEASURED["celery_cpu_ms"]
     found = [
-        ("Redis bytes, cached, 20 messages", cached_bytes(4_545, 20), 5_782),
-        ("Redis bytes, cached, 200 messages", cached_bytes(53_617, 200), 57_701),
-        ("Redis bytes, all of it new, 20 messages", cached_bytes(0, 0) + 16_629 + 20 * MEASURED["tail_bytes"], 21_470),
+        ("Redis bytes, cached, 20 messages", cached_bytes(4_535, 20), 5_610),
+        ("Redis bytes, cached, 200 messages", cached_bytes(55_237, 200), 57_727),
+        ("Redis bytes, all of it new, 20 messages", cached_bytes(0, 0) + 16_629 + 20 * MEASURED["tail_bytes"], 21_295),
         (
             "Redis bytes, all of it new, 200 messages",
             cached_bytes(0, 0) + 300_063 + 200 * MEASURED["tail_bytes"],
-            331_483,
+            328_557,
         ),
-        ("bytes of the object, 20 messages", 16_629 * use.compressed_to, 4_545),
-        ("bytes of the object, 200 messages", 300_063 * use.compressed_to, 53_617),
+        ("bytes of the object, 20 messages", 16_629 * use.compressed_to, 4_535),
+        ("bytes of the object, 200 messages", 300_063 * use.compressed_to, 55_237),
         ("Redis bytes by MEMORY USAGE, cached, 20 messages", cached_bytes(4_415, 20), 5_448),
         ("Redis bytes by MEMORY USAGE, cached, 200 messages", cached_bytes(56_568, 200), 60_536),
         ("S3 PUTs of a flush", 1, 1),

@@ -29,18 +29,17 @@ def test_ten_million_threads_worked_out_by_hand():
     assert found.cached == pytest.approx(12_500)  # x 900 s
     assert found.object_bytes == 30_000  # 100 x 1,500 x 0.2
     assert found.s3_bytes == 300e9
-    # A cached copy is 30,000 + 100 x 16 + 900 = 32,500 bytes; an open one 10 x (1,500 + 150) more.
-    assert found.redis_bytes == pytest.approx(12_500 * 32_500 + 4_166.667 * 49_000, rel=1e-4)
+    # A cached copy is 30,000 + 100 x 8 + 900 = 31,700 bytes; an open one 10 x (1,500 + 140) more.
+    assert found.redis_bytes == pytest.approx(12_500 * 31_700 + 4_166.667 * 48_100, rel=1e-4)
     assert found.upserts == pytest.approx(13.8889 + 9.7222 + 4_166.667 / 60, rel=1e-4)
-    # 72 ms, 0.28 for each open session, 0.15 for each cached copy, 2,400 for each million rows
-    assert found.sweep_seconds == pytest.approx(0.072 + 1.16667 + 1.875 + 24, rel=1e-4)
-    assert (
-        found.flush_children == 2
-    )  # 13.9 x (5.5 + 4.4 + 40) ms is 0.69 s of each second, of which 0.6 are planned for
+    # 28 ms, 0.14 for each open session, 0.07 for each cached copy
+    assert found.sweep_seconds == pytest.approx(0.028 + 0.58333 + 0.875, rel=1e-4)
+    # 13.9 x (6.7 + 4.4 + 40) ms is 0.71 s of each second, of which 0.6 are planned for
+    assert found.flush_children == 2
     assert found.s3_storage_cost == pytest.approx(6.90)  # 300 GB x $0.023
     # 9,000,000 PUTs and 10,000 LISTs on each of 30 days at $5 a million, 6,300,000 GETs at $0.40
     assert found.s3_request_cost == pytest.approx(45 + 1.50 + 2.52)
-    assert found.database_cost == pytest.approx(1.61)  # 7 GB x $0.23
+    assert found.database_cost == pytest.approx(1.886)  # 8.2 GB x $0.23
 
 
 def test_each_tier_of_storage_has_its_price():
