@@ -34,7 +34,7 @@ def test_ten_million_threads_worked_out_by_hand():
     assert found.upserts == pytest.approx(13.8889 + 9.7222 + 4_166.667 / 60, rel=1e-4)
     # 28 ms, 0.14 for each open session, 0.07 for each cached copy
     assert found.sweep_seconds == pytest.approx(0.028 + 0.58333 + 0.875, rel=1e-4)
-    # 13.9 x (6.7 + 4.4 + 40) ms is 0.71 s of each second, of which 0.6 are planned for
+    # 13.9 x (6.7 + 3.4 + 40) ms is 0.70 s of each second, of which 0.6 are planned for
     assert found.flush_children == 2
     assert found.s3_storage_cost == pytest.approx(6.90)  # 300 GB x $0.023
     # 9,000,000 PUTs and 10,000 LISTs on each of 30 days at $5 a million, 6,300,000 GETs at $0.40
