@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from threadkeep.errors import ArchiveMoved, StoreRefused, StoreUnavailable
 from threadkeep.model import fresh_mark
@@ -216,6 +217,23 @@ def test_a_lasting_fault_of_a_part_leaves_all_as_it_was(store, proxy, which):
         extended(store, on=lambda: proxy.inject(Answer(503), method=method, containing=containing, times=4))
     assert store.head(REF).meta.rev == 1
     assert abort_uploads(store.bucket, store.keys.thread(REF)) == 0
+
+
+@pytest.mark.parametrize("engine", ["boto3"], indirect=True)
+def test_a_part_that_finds_nobody_is_sent_again(store, monkeypatch):
+    sent, session = [], type(store.bucket.client._endpoint.http_session)
+    send = session.send
+
+    def refused_at_first(self, request):
+        sent.append(request.url)
+        if "partNumber=2" in request.url and sum("partNumber=2" in url for url in sent) < 3:
+            raise EndpointConnectionError(endpoint_url=request.url)
+        return send(self, request)
+
+    monkeypatch.setattr(session, "send", refused_at_first)
+    _, left = extended(store)
+    assert left == 0
+    assert sum("partNumber=2" in url for url in sent) == 3
 
 
 @pytest.mark.parametrize("engine", ["boto3"], indirect=True)

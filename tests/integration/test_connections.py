@@ -150,7 +150,18 @@ def test_callers_queue_for_the_connections_that_there_may_be(settings, key):
     now(few.close())
 
 
-@pytest.mark.parametrize("options", ["protocol=3", "timeout=3", "max_connections=2", "client_name=other"])
+@pytest.mark.parametrize("options", ["max_connections=many", "no_such_option=1"])
+def test_an_option_of_the_url_that_is_none_is_refused_without_the_password(settings, options):
+    link = SyncLink(settings.model_copy(update={"redis_url": f"redis://:secret@127.0.0.1?{options}"}))
+    with pytest.raises(StoreRefused, match="THREADKEEP_REDIS_URL") as refusal:
+        now(link.run("PING"))
+    assert "secret" not in str(refusal.value)
+
+
+OPTIONS = ["protocol=3", "timeout=3", "max_connections=2", "client_name=other", "decode_responses=true"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_options_of_the_url_are_understood(settings, options):
     """Replies stay those of RESP2, whatever it says."""
     link = SyncLink(settings.model_copy(update={"redis_url": f"{settings.redis_url}?{options}"}))

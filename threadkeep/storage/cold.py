@@ -49,11 +49,13 @@ class S3ColdStore(S3Base):
         if size < PART_BYTES or not completes_atomically(self.bucket):
             return False
         if self._completes is None:
+            reason = "conditions are not honoured"
             try:
                 self._completes = completes_conditionally(self.bucket, self.keys.probe())
             except StoreRefused as error:  # whole objects need fewer rights
-                log.warning("large objects are put whole: no upload was completed", extra={"reason": str(error)})
-                self._completes = False
+                self._completes, reason = False, str(error)
+            if not self._completes:
+                log.warning("large objects are put whole, not extended", extra={"reason": reason})
         return self._completes
 
     def extend(self, ref: ThreadRef, tail: bytes, *, meta: ArchiveMeta, based_on: str, keep: int) -> StoredObject:

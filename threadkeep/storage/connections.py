@@ -21,14 +21,15 @@ from redis.exceptions import TimeoutError as TimedOut
 from redis.retry import Retry
 
 from threadkeep.config import Settings
+from threadkeep.errors import StoreRefused
 
 Command = tuple[Any, ...]
 
 BROKEN: Final = (ConnectionFailed, TimedOut)
 UNBOUNDED: Final = 2**31
 """Connections; a pool of redis-py that is given no number stops at 100."""
-_NOT_OURS: Final = ("protocol=", "timeout=")
-"""Options of a URL that are for another protocol, and for other pools."""
+_NOT_OURS: Final = ("protocol=", "timeout=", "decode_responses=")
+"""Options of a URL that are for other replies, and for other pools."""
 
 
 class Connections:
@@ -76,9 +77,9 @@ class Connections:
             yield connection
         except BaseException:  # a reply may still be on its way, also where a signal interrupted
             connection.disconnect()
-            raise
-        finally:
             self._idle.append(connection)
+            raise
+        self._idle.append(connection)
 
 
 class AsyncConnections:
@@ -115,9 +116,9 @@ class AsyncConnections:
             yield connection
         except BaseException:
             await connection.disconnect(nowait=True)
-            raise
-        finally:
             self._idle.append(connection)
+            raise
+        self._idle.append(connection)
 
     async def _wait_for_one(self) -> None:
         try:
@@ -136,8 +137,14 @@ def listening_client(settings: Settings, kit: Any, retry: Any) -> Any:
 
 def _described(settings: Settings, kit: Any, retry: Any) -> tuple[Callable[[], Any], int]:
     """What makes a connection that connects at its first use, and how many there may be. Nothing below retries."""
-    pool = _pool(settings, kit, retry)
-    return partial(pool.connection_class, **pool.connection_kwargs), pool.max_connections
+    try:
+        pool = _pool(settings, kit, retry)
+        make = partial(pool.connection_class, **pool.connection_kwargs)
+        make()
+    except (TypeError, ValueError) as error:
+        reason = f"THREADKEEP_REDIS_URL is none, or has an option that is not understood ({type(error).__name__})"
+        raise StoreRefused("Redis", "connecting", reason, "See `from_url` of redis-py for what it may hold.") from None
+    return make, pool.max_connections
 
 
 def _pool(settings: Settings, kit: Any, retry: Any, **more: Any) -> Any:

@@ -494,8 +494,12 @@ def _is_still(head: Head, told: Sequence[bytes | None]) -> bool:
 
 
 def _staged(key: str, commands: Sequence[Command]) -> list[Command]:
-    """What stages a key, however often it is sent: after a broken connection that is unknown."""
-    return [("UNLINK", key), *commands, ("PEXPIRE", key, STAGING_MS)]
+    """What stages a key, however often it is sent: after a broken connection that is unknown.
+
+    It expires from its first command on, since the connection may break behind any.
+    """
+    expire = ("PEXPIRE", key, STAGING_MS)
+    return [("UNLINK", key), commands[0], expire, *commands[1:], *([expire] if commands[1:] else [])]
 
 
 def cut(data: bytes) -> list[Piece]:

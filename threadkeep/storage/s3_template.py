@@ -77,7 +77,8 @@ class TemplateRequests:
                 "body": body,
             }
             request["context"]["has_streaming_input"] = model.has_streaming_input
-            answer = _granted_at_once(endpoint, request, model)
+            adaptive = self._connection.access.retry_mode == "adaptive"  # which counts each request
+            answer = None if adaptive else _granted_at_once(endpoint, request, model)
             if answer is None:
                 answer, parsed = endpoint.make_request(model, request)
                 if request["context"]["s3_redirect"]["redirected"]:  # by now the client knows the bucket's region
@@ -89,9 +90,10 @@ class TemplateRequests:
     def _after_draft(
         self, client: "S3Client", key: str, query: str, headers: dict[str, str], body: bytes
     ) -> dict[str, Any]:
-        if self._draft is None or self._draft[0] is not client:
-            self._draft = client, _drafted(client, self._connection.access.bucket)
-        draft = self._draft[1]
+        known = self._draft  # another thread may drop it
+        if known is None or known[0] is not client:
+            known = self._draft = client, _drafted(client, self._connection.access.bucket)
+        draft = known[1]
         usual = {"User-Agent": draft["headers"]["User-Agent"]}
         if len(body) >= LARGE_BODY:
             usual["Expect"] = "100-continue"
@@ -107,11 +109,12 @@ class TemplateRequests:
 
 def _granted_at_once(endpoint: Any, request: dict[str, Any], model: Any) -> Any:
     """The answer to a request that was sent once; None for any other than success."""
+    from botocore.exceptions import ConnectionError as ConnectionFailed  # noqa: PLC0415
     from botocore.exceptions import HTTPClientError  # noqa: PLC0415
 
     try:
         answer = endpoint.http_session.send(endpoint.create_request(request, model))
-    except HTTPClientError as error:
+    except (ConnectionFailed, HTTPClientError) as error:
         if interruption := interruption_in(error):
             raise interruption from None
         return None
