@@ -92,7 +92,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     return Options(**chosen, seed=arguments.seed, latencies=(20,) if quick else (0, 20, 50), repeats=5 if quick else 10)
 
 
-QUICK: dict[str, Any] = {"sizes": (20, 200), "rounds": 3, "peer_rounds": 1, "peer_most": 200, "scale": 0.05}
+QUICK: dict[str, Any] = {"sizes": (20, 200), "rounds": 2, "peer_rounds": 1, "peer_most": 200, "scale": 0.05}
 FULL: dict[str, Any] = {"sizes": tuple(corpus.SIZES), "rounds": 5, "peer_rounds": 3, "peer_most": 20_000, "scale": 1.0}
 
 
