@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from threadkeep.errors import ArchiveCorrupt
-from threadkeep.storage.archive import NO_CHAIN, next_chain
+from threadkeep.storage.archive import NO_CHAIN
 from threadkeep.storage.archive_index import index_of
 from threadkeep.storage.record_ids import id_hash, ids_in
 
@@ -58,6 +58,11 @@ def seal_fields(**changes: Any) -> dict[str, Any]:
         "forked_from": None,
     }
     return {**fields, **changes}
+
+
+def next_chain(previous: str, lines: bytes) -> str:
+    """Hex sha256(previous chain, then sha256 of a frame's records)."""
+    return hashlib.sha256(bytes.fromhex(previous) + hashlib.sha256(lines).digest()).hexdigest()
 
 
 def framed(records: Iterable[bytes], **seal: Any) -> bytes:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.framing import next_chain
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, Seal, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, next_chain, read_frames, seal_tail, should_compact, verify_content
+from threadkeep.storage.archive import NO_CHAIN, read_frames, seal_tail, should_compact, verify_content
 from threadkeep.storage.limits import FRAME_BYTES, ReadLimits
 from threadkeep.storage.record_ids import id_hash, ids_in
 from threadkeep.storage.seals import verify_owner
@@ -160,9 +161,12 @@ def test_an_object_speaks_for_one_thread():
 
 
 def test_a_chain_depends_on_all_that_came_before():
-    one = next_chain(NO_CHAIN, b"a\n")
-    assert next_chain(one, b"b\n") != next_chain(NO_CHAIN, b"b\n")
-    assert len(one) == 64
+    one, two = (Entry(name, "user", name).to_record() for name in "ab")
+    first = seal_tail([one], SEAL, base_count=0, base_chain=NO_CHAIN).seal
+    behind = seal_tail([two], SEAL, base_count=1, base_chain=first.chain).seal
+    alone = seal_tail([two], SEAL, base_count=0, base_chain=NO_CHAIN).seal
+    assert (first.chain, behind.chain) == (next_chain(NO_CHAIN, one + b"\n"), next_chain(first.chain, two + b"\n"))
+    assert behind.chain != alone.chain
 
 
 def test_a_tombstone_is_known_by_its_content(body):

@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fuzz.framing import INDEX, Opened, compressed, index_behind, seal_fields
+from tests.fuzz.framing import INDEX, Opened, compressed, index_behind, next_chain, seal_fields
 from threadkeep.config import Settings
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import ArchiveMeta, Entry, Seal, StoredObject, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, next_chain, outlines, read_frames, seal_tail, verify_content
+from threadkeep.storage.archive import NO_CHAIN, outlines, read_frames, seal_tail, verify_content
 from threadkeep.storage.archive_index import INDEXED_BYTES
+from threadkeep.storage.hot import Contents
 from threadkeep.storage.hot_head import Head
 from threadkeep.storage.limits import FRAME_BYTES, ReadLimits
+from threadkeep.storage.parts import first_parts
 from threadkeep.storage.record_ids import ID_BYTES, id_hash
 from threadkeep.storage.records import Records
 from threadkeep.strict_json import dump_json
@@ -214,6 +216,8 @@ def test_records_that_an_index_does_not_vouch_for_are_not_sealed_anew():
     head = Head(rev=8, archived=7, gen="0a", born=3, count=3, base_count=3, base_bytes=len(forged), frames=1)
     with pytest.raises(ArchiveCorrupt, match="what its index says"):
         prepare(REF, head, forged, [], "0b", compact=True, settings=Settings())
+    with pytest.raises(ArchiveCorrupt, match="what its index says"):
+        first_parts(Contents(head, forged, []), 1, limits=LIMITS)
 
 
 @pytest.mark.parametrize("count", [2, 4])

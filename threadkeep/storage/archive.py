@@ -123,11 +123,6 @@ def seal_tail(records: Iterable[bytes], seal: Seal, *, base_count: int, base_cha
     return SealedTail(b"".join(body), own, frames, raw)
 
 
-def next_chain(previous: str, lines: bytes | memoryview) -> str:
-    """Hex sha256(previous chain ‖ sha256 of a frame's records)."""
-    return _next(previous, hashlib.sha256(lines).digest())
-
-
 def read_frames(
     body: bytes, *, where: str, thread: str = "", limits: ReadLimits, chain: str = NO_CHAIN
 ) -> Iterator[Frame]:
@@ -179,21 +174,21 @@ def verify_content(frame: Frame, *, where: str, thread: str = "") -> bytes:
     Raises:
         ArchiveCorrupt: a record is not what `checked_record` makes, or the index is another's.
     """
-    verify_digest(frame, where=where, thread=thread)
-    ids = ids_of(frame.records, where=where, thread=thread)
+    ids = ids_of(proven_records(frame, where=where, thread=thread), where=where, thread=thread)
     if frame.index is not None and frame.index.ids != ids:
         raise ArchiveCorrupt(thread, where, f"the frame at byte {frame.offset} does not hold what its index says")
     return ids
 
 
-def verify_digest(frame: Frame, *, where: str, thread: str = "") -> None:
-    """Compare the digest of a frame's records, which entered the chain, with what its index says.
+def proven_records(frame: Frame, *, where: str, thread: str = "") -> list[bytes]:
+    """The records of a frame for whoever seals them anew, after their digest was compared with what its index says.
 
     Raises:
-        ArchiveCorrupt: they differ: somebody else wrote the index.
+        ArchiveCorrupt: they differ: somebody else wrote the index, and the chain is that of other records.
     """
     if frame.index is not None and frame.index.digest != frame.digest:
         raise ArchiveCorrupt(thread, where, f"the frame at byte {frame.offset} does not hold what its index says")
+    return frame.records
 
 
 def should_compact(*, frames: int, base_bytes: int, evicting: bool) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import Entry, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, read_frames
+from threadkeep.storage.archive import NO_CHAIN, proven_records, read_frames
 from threadkeep.storage.hot import Contents, Parts
 from threadkeep.storage.hot_head import base_fields
 from threadkeep.storage.limits import ReadLimits
@@ -41,9 +41,10 @@ def first_parts(contents: Contents, keep: int, *, limits: ReadLimits, fields: Se
         return whole_parts(Contents(head, contents.base, cut_tail, contents.ids[: ID_BYTES * keep]), fields)
     end = frames = count = raw = 0
     chain, log = NO_CHAIN, list[bytes]()
-    for frame in read_frames(contents.base, where="the thread's base in Redis", limits=limits):
+    where = "the thread's base in Redis"
+    for frame in read_frames(contents.base, where=where, limits=limits):
         if frame.seal.count > keep:
-            log = frame.records[: keep - count]
+            log = proven_records(frame, where=where)[: keep - count]
             break
         end, frames, count, chain = frame.end, frames + 1, frame.seal.count, frame.seal.chain
         raw += frame.raw_bytes

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from threadkeep.errors import ArchiveCorrupt
 from threadkeep.model import ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, Frame, read_frames, seal_tail, verify_content
+from threadkeep.storage.archive import NO_CHAIN, Frame, proven_records, read_frames, seal_tail, verify_content
 from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import HydrateStart, Mending
 from threadkeep.storage.hot_head import Head
@@ -128,7 +128,8 @@ def continues(head: Head, loaded: Loaded) -> bool:
 
 def _framed_anew(frames: Iterator[Frame], head: Head, ref: ThreadRef, *, level: int, ids: bytes) -> Base:
     """The first records of an object in frames of their own, since its frames end elsewhere."""
-    records = [record for frame in frames for record in frame.records][: head.base_count]
+    where = f"an archive of {ref}"
+    records = [record for frame in frames for record in proven_records(frame, where=where, thread=str(ref))]
     seal = replace(head.to_seal(ref, attempt=head.gen), rev=head.archived, state=None)
-    tail = seal_tail(records, seal, base_count=0, base_chain=NO_CHAIN, level=level)
+    tail = seal_tail(records[: head.base_count], seal, base_count=0, base_chain=NO_CHAIN, level=level)
     return Base(tail.body, tail.frames, tail.seal.chain, tail.raw_bytes, ids[: ID_BYTES * head.base_count])

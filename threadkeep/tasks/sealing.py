@@ -6,7 +6,7 @@ from itertools import chain
 
 from threadkeep.config import Settings
 from threadkeep.model import ArchiveMeta, ThreadRef
-from threadkeep.storage.archive import NO_CHAIN, SealedTail, read_frames, seal_tail, should_compact, verify_digest
+from threadkeep.storage.archive import NO_CHAIN, SealedTail, proven_records, read_frames, seal_tail, should_compact
 from threadkeep.storage.hot import cut
 from threadkeep.storage.hot_flow import SealedFlush
 from threadkeep.storage.hot_head import Head
@@ -78,8 +78,7 @@ def _records_of(base: bytes, ref: ThreadRef, limits: ReadLimits) -> Iterator[byt
     """The records of all frames, which a new seal will vouch for."""
     named = {"where": f"base of {ref}", "thread": str(ref)}
     for frame in read_frames(base, limits=limits, **named):
-        verify_digest(frame, **named)
-        yield from frame.records
+        yield from proven_records(frame, **named)
 
 
 def _laid_out(head: Head, base: bytes | None, attempt: str, fresh: SealedTail, *, compact: bool) -> Prepared:
